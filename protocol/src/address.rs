@@ -1,0 +1,164 @@
+//! Which addresses may be handed out and dialled.
+
+use crate::limits::PORT_MIN;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// How far an address reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// This host only.
+    Loopback,
+    /// A private network: RFC 1918, carrier NAT (RFC 6598), IPv6 unique local.
+    Private,
+    /// The internet.
+    Global,
+    /// Never to be dialled on anyone's word: link-local, multicast, unspecified, broadcast, documentation, reserved.
+    Never,
+}
+
+/// An IPv4 address that came in an IPv6 coat, taken out of it.
+#[must_use]
+pub fn canonical(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}
+
+/// The same for an address with a port.
+#[must_use]
+pub fn canonical_addr(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(canonical(addr.ip()), addr.port())
+}
+
+/// How far an address reaches.
+#[must_use]
+pub fn reach(ip: IpAddr) -> Reach {
+    match canonical(ip) {
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            match (a, b, c) {
+                (127, ..) => Reach::Loopback,
+                (10, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) => Reach::Private,
+                (0 | 224.., ..)
+                | (169, 254, _)
+                | (192, 0, 0 | 2)
+                | (198, 18 | 19, _)
+                | (198, 51, 100)
+                | (203, 0, 113) => Reach::Never,
+                _ => Reach::Global,
+            }
+        }
+        IpAddr::V6(ip) => {
+            let head = ip.segments()[0];
+            if ip == Ipv6Addr::LOCALHOST {
+                Reach::Loopback
+            } else if head & 0xfe00 == 0xfc00 {
+                Reach::Private
+            } else if head & 0xe000 == 0x2000 && !(head == 0x2001 && ip.segments()[1] == 0xdb8) {
+                Reach::Global
+            } else {
+                Reach::Never
+            }
+        }
+    }
+}
+
+/// What a source of addresses (a tracker, or a peer for PEX) may make us dial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trust {
+    /// How far the source itself is: what it says may not be nearer than that.
+    pub source: Reach,
+    /// The user allows private addresses from a public source.
+    pub allow_private: bool,
+}
+
+impl Trust {
+    /// Whether an address from this source may be dialled.
+    ///
+    /// Loopback only from a source reached over loopback, private networks only from one reached at a private or
+    /// loopback address or when the user allows it, and ports below 1024 never.
+    #[must_use]
+    pub fn allows(&self, addr: SocketAddr) -> bool {
+        addr.port() >= PORT_MIN
+            && match reach(addr.ip()) {
+                Reach::Never => false,
+                Reach::Loopback => self.source == Reach::Loopback,
+                Reach::Private => self.source <= Reach::Private || self.allow_private,
+                Reach::Global => true,
+            }
+    }
+}
+
+/// The network that an address is near to when it has no zone: /24 or /64, as text such as `10.1.2/24`.
+#[must_use]
+pub fn subnet(ip: IpAddr) -> [u8; 8] {
+    let mut out = [0; 8];
+    match canonical(ip) {
+        IpAddr::V4(ip) => out[..3].copy_from_slice(&ip.octets()[..3]),
+        IpAddr::V6(ip) => out.copy_from_slice(&ip.octets()[..8]),
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_is_told_at_its_edges() {
+        let cases: &[(&str, Reach)] = &[
+            ("127.0.0.1", Reach::Loopback),
+            ("127.255.255.255", Reach::Loopback),
+            ("126.255.255.255", Reach::Global),
+            ("10.0.0.0", Reach::Private),
+            ("11.0.0.0", Reach::Global),
+            ("172.15.255.255", Reach::Global),
+            ("172.16.0.0", Reach::Private),
+            ("172.31.255.255", Reach::Private),
+            ("172.32.0.0", Reach::Global),
+            ("192.168.0.1", Reach::Private),
+            ("100.64.0.0", Reach::Private),
+            ("100.128.0.0", Reach::Global),
+            ("169.254.169.254", Reach::Never),
+            ("0.0.0.0", Reach::Never),
+            ("224.0.0.1", Reach::Never),
+            ("255.255.255.255", Reach::Never),
+            ("8.8.8.8", Reach::Global),
+            ("::1", Reach::Loopback),
+            ("::", Reach::Never),
+            ("fe80::1", Reach::Never),
+            ("fd00::1", Reach::Private),
+            ("ff02::1", Reach::Never),
+            ("2a00::1", Reach::Global),
+            ("2001:db8::1", Reach::Never),
+            ("::ffff:10.0.0.1", Reach::Private),
+            ("::ffff:127.0.0.1", Reach::Loopback),
+        ];
+        for (ip, expected) in cases {
+            assert_eq!(reach(ip.parse().unwrap()), *expected, "{ip}");
+        }
+    }
+
+    #[test]
+    fn a_far_source_can_not_point_at_near_addresses() {
+        let far = Trust { source: Reach::Global, allow_private: false };
+        let near = Trust { source: Reach::Private, allow_private: false };
+        let here = Trust { source: Reach::Loopback, allow_private: false };
+        let addr = |a: &str| a.parse().unwrap();
+        for trust in [far, near, here] {
+            assert!(trust.allows(addr("8.8.8.8:7171")));
+            assert!(!trust.allows(addr("8.8.8.8:1023")));
+            assert!(trust.allows(addr("8.8.8.8:1024")));
+            assert!(!trust.allows(addr("169.254.169.254:8080")));
+        }
+        assert!(
+            !far.allows(addr("10.0.0.1:7171"))
+                && near.allows(addr("10.0.0.1:7171"))
+                && here.allows(addr("10.0.0.1:7171"))
+        );
+        assert!(
+            !far.allows(addr("127.0.0.1:7171"))
+                && !near.allows(addr("127.0.0.1:7171"))
+                && here.allows(addr("[::1]:7171"))
+        );
+        assert!(Trust { source: Reach::Global, allow_private: true }.allows(addr("10.0.0.1:7171")));
+    }
+}
