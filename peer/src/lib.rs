@@ -1,1 +1,5 @@
-//! x
+//! Shoal's peer as a library: the engine that seeds and fetches, the store, and the command line on top of them.
+
+pub mod engine;
+pub mod failure;
+pub mod store;
