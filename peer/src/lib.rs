@@ -3,3 +3,4 @@
 pub mod engine;
 pub mod failure;
 pub mod store;
+pub mod swarm;

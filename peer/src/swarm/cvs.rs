@@ -1,0 +1,108 @@
+//! Chaining values: which are known, which batch to ask for next, and what to answer.
+//!
+//! CVs come in batches of [`CV_BATCH`] pieces, aligned, each proven against the roots of its files. A batch that doesn't
+//! fold is its sender's fault: the answer proves or disproves itself.
+
+use shoal_protocol::limits::CV_BATCH;
+use shoal_protocol::{Geometry, Hash, tree};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The CVs of a content.
+#[derive(Debug)]
+pub struct CvBook {
+    geometry: Arc<Geometry>,
+    roots: Vec<Hash>,
+    cvs: Vec<Option<Hash>>,
+    /// First pieces of the batches that aren't known.
+    missing: BTreeSet<u32>,
+}
+
+impl CvBook {
+    /// Starts with what is known.
+    #[must_use]
+    pub fn new(geometry: Arc<Geometry>, roots: Vec<Hash>, cvs: Vec<Option<Hash>>) -> Self {
+        let mut book = Self { geometry, roots, cvs, missing: BTreeSet::new() };
+        for first in (0..book.geometry.pieces()).step_by(CV_BATCH as usize) {
+            if !book.range_is_known(first, book.batch_len(first)) {
+                book.missing.insert(first);
+            }
+        }
+        book
+    }
+
+    fn batch_len(&self, first: u32) -> u32 {
+        (self.geometry.pieces() - first).min(CV_BATCH)
+    }
+
+    fn range_is_known(&self, first: u32, count: u32) -> bool {
+        self.geometry.large_within(first, count).all(|(file, part)| {
+            let (low, high) = (file.first_cv + part.start, file.first_cv + part.end);
+            self.cvs[low as usize..high as usize].iter().all(Option::is_some)
+        })
+    }
+
+    /// The CV that a piece must have, if it is known.
+    #[must_use]
+    pub fn of_piece(&self, piece: u32) -> Option<Hash> {
+        self.cvs[self.geometry.cv_index(piece)? as usize]
+    }
+
+    /// Whether everything needed to check any piece is known.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty()
+    }
+
+    /// A batch to ask for, as (first, count), that is not among those asked elsewhere.
+    #[must_use]
+    pub fn next_missing(&self, asked: &BTreeSet<u32>) -> Option<(u32, u32)> {
+        let first = *self.missing.iter().find(|b| !asked.contains(b))?;
+        Some((first, self.batch_len(first)))
+    }
+
+    /// Takes an answer. `Ok(runs)` are the new CVs as (number of the first, CVs); `Err` means that it is wrong.
+    ///
+    /// # Errors
+    /// When the hashes don't fold to the roots.
+    pub fn learn(&mut self, first: u32, count: u32, hashes: &[Hash]) -> Result<Vec<(u32, Vec<Hash>)>, ()> {
+        let roots = &self.roots;
+        let large = self.geometry.large();
+        let root = |entry: u32| {
+            let at = large.partition_point(|f| f.entry < entry);
+            roots.get(at).copied().unwrap_or_default()
+        };
+        let found = tree::check_content_batch(&self.geometry, root, first, count, hashes).ok_or(())?;
+        let mut runs = Vec::new();
+        let mut rest = found.as_slice();
+        for (file, part) in self.geometry.large_within(first, count) {
+            let (own, more) = rest.split_at(part.len());
+            rest = more;
+            let low = file.first_cv + part.start;
+            for (slot, cv) in self.cvs[low as usize..].iter_mut().zip(own) {
+                *slot = Some(*cv);
+            }
+            runs.push((low, own.to_vec()));
+        }
+        self.missing.remove(&first);
+        Ok(runs)
+    }
+
+    /// The answer to a request; no hashes when something that it needs isn't known here.
+    #[must_use]
+    pub fn answer(&self, first: u32, count: u32) -> Vec<Hash> {
+        let mut out = Vec::new();
+        for (file, part) in self.geometry.large_within(first, count) {
+            let own = &self.cvs[file.first_cv as usize..(file.first_cv + file.pieces) as usize];
+            let Some(own) = own.iter().copied().collect::<Option<Vec<Hash>>>() else { return Vec::new() };
+            tree::make_batch(&own, part, &mut out);
+        }
+        out
+    }
+
+    /// How many hashes an answer for this range must have.
+    #[must_use]
+    pub fn answer_len(&self, first: u32, count: u32) -> usize {
+        tree::content_batch_len(&self.geometry, first, count)
+    }
+}

@@ -1,0 +1,288 @@
+//! The swarm logic: what one peer does in one swarm, without I/O.
+//!
+//! # Contract
+//! [`Swarm::handle`] takes one [`Input`] with the time at which it happened; then [`Swarm::poll`] is drained until it
+//! gives `None`; then [`Swarm::next_timeout`] says when [`Input::Timeout`] is due at the latest. Time and randomness are
+//! arguments, maps are ordered: the same inputs with the same seed give the same outputs, in the binary and in the
+//! simulator. Payload bytes go round this code: it sees piece, offset and length.
+//!
+//! # What the driver owes
+//! - After [`Output::Store`] the bytes go to whoever hashes and writes; when all of a piece are there, one
+//!   [`Input::Hashed`] comes back, then after [`Output::Commit`] one [`Input::Committed`].
+//! - After [`Output::SendBlock`] exactly one [`Input::BlockSent`] or [`Input::BlockFailed`] comes, unless the connection
+//!   is closed. The logic hands out a block only while little is under way on that connection, so full pipes are felt
+//!   here, where requests can still be reordered, and not in a socket's buffer.
+//! - After [`Output::Close`], and when a connection ends by itself, [`Input::Closed`] comes once.
+//!
+//! # Mechanisms
+//! [`state`](self) routes; each other file is one mechanism: what a peer says and may say ([`session`]), which piece next
+//! ([`picker`]), blocks under way ([`pieces`]), how much to ask for ([`requests`]), filling the pipelines (`refill`),
+//! serving ([`upload`]), spreading by an origin ([`spread`]), sparing it ([`spare`]), chaining values ([`cvs`]), blame
+//! ([`blame`]), who is known ([`addresses`]), trackers ([`announcer`]), peer exchange ([`pex`]).
+
+pub mod addresses;
+pub mod announcer;
+pub mod blame;
+pub mod cvs;
+pub mod pex;
+pub mod picker;
+pub mod pieces;
+pub mod prng;
+pub mod rate;
+mod refill;
+pub mod requests;
+pub mod session;
+pub mod spare;
+pub mod spread;
+mod state;
+pub mod time;
+pub mod upload;
+
+pub use state::{Counters, Swarm};
+pub use time::Time;
+
+use shoal_protocol::announce::{Event, Handout};
+use shoal_protocol::message::{Block, GoodbyeReason, Hello};
+use shoal_protocol::{Bitfield, Geometry, Hash, Message, PeerId};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// A connection, named by the driver; never used twice in one swarm.
+pub type ConnId = u32;
+/// A tracker, by its position in the configuration.
+pub type TrackerId = usize;
+
+/// What a swarm needs to know from the start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The pieces.
+    pub geometry: Arc<Geometry>,
+    /// Roots of the large files, in the order of [`Geometry::large`].
+    pub roots: Vec<Hash>,
+    /// Our name.
+    pub peer: PeerId,
+    /// Pieces that are verified and on disk.
+    pub have: Bitfield,
+    /// CVs that are known, in order of CV number; `None` where not.
+    pub cvs: Vec<Option<Hash>>,
+    /// This peer brought the content: it gives out pieces of its own choice until each is out once.
+    pub origin: bool,
+    /// Serve blocks.
+    pub upload: bool,
+    /// Most connections.
+    pub max_peers: usize,
+    /// How many trackers there are.
+    pub trackers: usize,
+    /// Take private addresses from public sources.
+    pub allow_private: bool,
+    /// Seed of all randomness.
+    pub seed: u64,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A connection is ready: greetings and hellos were exchanged.
+    Connected {
+        /// Its name.
+        conn: ConnId,
+        /// The remote socket address.
+        remote: SocketAddr,
+        /// What we dialled; `None` if the peer dialled us.
+        dialled: Option<SocketAddr>,
+        /// What the peer said.
+        hello: Hello,
+        /// Round trip measured during the greeting, in microseconds.
+        rtt_us: u64,
+    },
+    /// Dialling did not lead to a connection; `id` if the reason is that we reached ourselves or a peer we know.
+    DialFailed {
+        /// What was dialled.
+        addr: SocketAddr,
+        /// Trying again makes no sense: it is ourselves, or speaks another protocol.
+        forget: bool,
+    },
+    /// A connection ended, whoever ended it.
+    Closed {
+        /// Which.
+        conn: ConnId,
+    },
+    /// A control frame.
+    Message {
+        /// From whom.
+        conn: ConnId,
+        /// What.
+        message: Message,
+    },
+    /// A block's payload is whole in a buffer that the driver holds.
+    BlockArrived {
+        /// From whom.
+        conn: ConnId,
+        /// Which.
+        block: Block,
+    },
+    /// Payload of a block that is still arriving: shows that the peer is alive and at which rate.
+    BlockProgress {
+        /// From whom.
+        conn: ConnId,
+    },
+    /// All bytes of a piece were written; this is what they hash to.
+    Hashed {
+        /// Which piece.
+        piece: u32,
+        /// What it is.
+        outcome: Outcome,
+    },
+    /// The journal says that the piece is had.
+    Committed {
+        /// Which piece.
+        piece: u32,
+    },
+    /// Hashes of the single blocks of a piece as they lie on disk, asked for by [`Output::HashBlocks`].
+    BlockHashes {
+        /// Which piece.
+        piece: u32,
+        /// One for each block.
+        hashes: Vec<Hash>,
+    },
+    /// A block was handed to the system whole.
+    BlockSent {
+        /// To whom.
+        conn: ConnId,
+        /// Which.
+        block: Block,
+    },
+    /// A block could not be read.
+    BlockFailed {
+        /// To whom it should have gone.
+        conn: ConnId,
+        /// Which.
+        block: Block,
+    },
+    /// Pieces that we had are no longer what was verified.
+    Lost {
+        /// Which.
+        pieces: Vec<u32>,
+    },
+    /// A tracker answered.
+    Announced {
+        /// Which tracker.
+        tracker: TrackerId,
+        /// The address at which it was reached.
+        reached: IpAddr,
+        /// What it said.
+        handout: Handout,
+    },
+    /// A tracker did not answer, or refused.
+    AnnounceFailed {
+        /// Which tracker.
+        tracker: TrackerId,
+        /// Seconds to wait, if it said so.
+        retry_after_s: Option<u32>,
+    },
+    /// Addresses that the user named or the journal remembered: trusted.
+    Peers(Vec<SocketAddr>),
+    /// The time named by `next_timeout` has come.
+    Timeout,
+}
+
+/// What the bytes of a piece are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A subtree with this CV.
+    Cv(Hash),
+    /// A pack, and whether every member has its root.
+    Pack(bool),
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Send a control frame.
+    Send {
+        /// To whom.
+        conn: ConnId,
+        /// What.
+        message: Message,
+    },
+    /// Send a block.
+    SendBlock {
+        /// To whom.
+        conn: ConnId,
+        /// Which.
+        block: Block,
+    },
+    /// Send a segment of the manifest.
+    SendManifest {
+        /// To whom.
+        conn: ConnId,
+        /// Which segment.
+        segment: u32,
+    },
+    /// The block that just arrived is wanted: write and hash it.
+    Store {
+        /// Which.
+        block: Block,
+        /// It was the last one missing of its piece.
+        last: bool,
+    },
+    /// The block that just arrived is of no use.
+    Discard,
+    /// Throw away what was hashed of a piece: it will come again from its first block.
+    Restart {
+        /// Which piece.
+        piece: u32,
+    },
+    /// The piece is right: write it into the journal.
+    Commit {
+        /// Which piece.
+        piece: u32,
+    },
+    /// Hash each block of a piece as it lies on disk.
+    HashBlocks {
+        /// Which piece.
+        piece: u32,
+    },
+    /// These CVs were proven; keep them.
+    KeepCvs {
+        /// Number of the first one.
+        first: u32,
+        /// The CVs.
+        cvs: Vec<Hash>,
+    },
+    /// End a connection, saying why.
+    Close {
+        /// Which.
+        conn: ConnId,
+        /// Why.
+        reason: GoodbyeReason,
+    },
+    /// Try to connect.
+    Dial {
+        /// Where to.
+        addr: SocketAddr,
+    },
+    /// Announce to a tracker.
+    Announce {
+        /// Which.
+        tracker: TrackerId,
+        /// What for.
+        event: Event,
+        /// How many peers are wished for.
+        want: u16,
+    },
+    /// A peer sent bytes that failed verification.
+    BadPiece {
+        /// Who.
+        peer: SocketAddr,
+        /// Which piece.
+        piece: u32,
+        /// Out for an hour.
+        barred: bool,
+    },
+    /// Everything is had. Comes once.
+    Complete,
+}
+
+/// How many requests we accept in one peer's queue: 64 MiB of blocks, indexes only, no data held.
+pub const QUEUE_DEPTH: u16 = 256;

@@ -1,0 +1,213 @@
+//! Filling the pipelines: which blocks to ask of a peer that has room.
+//!
+//! In this order: the rest of the piece it is on; a piece that lost its owner; for an origin that gives out pieces of its
+//! own choice, a request for any; the rarest piece not started; and when everything is started, blocks that somebody
+//! slow owes us (**endgame**): at most one other peer is asked for a block, only where it will have it in half the time,
+//! and the loser gets a cancel.
+
+use super::pieces::{BlockState, Stage};
+use super::session::Session;
+use super::state::Swarm;
+use super::{ConnId, Output, Time};
+use shoal_protocol::Message;
+use shoal_protocol::message::Block;
+use std::time::Duration;
+
+/// Pieces that a newcomer picks at random, so that it soon has something to give.
+const RANDOM_FIRST: u32 = 4;
+/// The thief must be this much faster than the owner.
+const STEAL_FACTOR: u32 = 2;
+/// Nothing that is due sooner is stolen: it is on its way.
+const STEAL_MIN: Duration = Duration::from_millis(100);
+
+impl Swarm {
+    /// Asks a peer for as much as its window allows.
+    pub(super) fn refill(&mut self, now: Time, conn: ConnId) {
+        loop {
+            let piece_size = u64::from(self.geometry.piece_size());
+            let Some(session) = self.sessions.get_mut(&conn) else { return };
+            if session.closing || !session.told || session.hello.no_upload || self.have.is_complete() {
+                return;
+            }
+            let window = session.pipeline.window(now);
+            let pipeline = &session.pipeline;
+            let depth = usize::from(session.hello.queue_depth);
+            let expected = pipeline.bytes + u64::from(pipeline.asks) * piece_size;
+            if expected >= window || pipeline.asked.len() + pipeline.asks as usize >= depth {
+                return;
+            }
+            if session.assigns {
+                if !self.ask_any(conn) {
+                    // Everything is started: an origin still helps to finish.
+                    if !self.steal(now, conn) {
+                        return;
+                    }
+                }
+                continue;
+            }
+            let owned = self.on_piece.get(&conn).copied();
+            let block = owned
+                .and_then(|piece| self.next_block(conn, piece))
+                .or_else(|| self.adopt(now, conn))
+                .or_else(|| self.start_piece(now, conn));
+            match block {
+                Some(block) => self.ask(now, conn, block),
+                None => {
+                    if !self.steal(now, conn) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, now: Time, conn: ConnId, block: Block) {
+        if let Some(session) = self.sessions.get_mut(&conn) {
+            session.pipeline.ask(now, block);
+            self.send(now, conn, Message::Request(block));
+        }
+    }
+
+    /// Asks an origin for any piece, unless all that is missing was asked for that way already.
+    fn ask_any(&mut self, conn: ConnId) -> bool {
+        let asks: u32 = self.sessions.values().map(|s| s.pipeline.asks).sum();
+        if self.picker.startable() <= asks as usize {
+            return false;
+        }
+        if let Some(session) = self.sessions.get_mut(&conn) {
+            session.pipeline.asks += 1;
+            self.out.push_back(Output::Send { conn, message: Message::RequestAny });
+        }
+        true
+    }
+
+    /// The next missing block of a piece that this peer owns.
+    fn next_block(&mut self, conn: ConnId, piece: u32) -> Option<Block> {
+        let progress = self.pieces.map.get_mut(&piece)?;
+        if progress.owner != Some(conn) || progress.stage != Stage::Fetching {
+            self.on_piece.remove(&conn);
+            return None;
+        }
+        let Some(index) = progress.first_missing() else {
+            self.on_piece.remove(&conn);
+            return None;
+        };
+        progress.blocks[index as usize] = BlockState::Asked(conn, None);
+        Some(progress.block(piece, index))
+    }
+
+    /// Whether the peer may be given another piece.
+    fn may_start(&mut self, now: Time, conn: ConnId) -> bool {
+        let spared = self.origin_is_spared(now);
+        let Some(session) = self.sessions.get(&conn) else { return false };
+        if session.busy_until > now && self.has_other_givers(now, conn) {
+            return false;
+        }
+        if session.hello.spreads && spared {
+            return false;
+        }
+        !(session.probation && !session.pipeline.asked.is_empty())
+    }
+
+    fn has_other_givers(&self, now: Time, conn: ConnId) -> bool {
+        self.sessions.iter().any(|(c, s)| *c != conn && s.useful > 0 && s.busy_until <= now && !s.pipeline.snubbed)
+    }
+
+    /// Goes on with a piece that lost its owner.
+    fn adopt(&mut self, now: Time, conn: ConnId) -> Option<Block> {
+        if self.pieces.orphans.is_empty() || !self.may_start(now, conn) {
+            return None;
+        }
+        let session = &self.sessions[&conn];
+        let piece = *self.pieces.orphans.iter().find(|p| session.can_give(**p))?;
+        let length = self.geometry.piece_length(piece);
+        self.pieces.own(piece, length, conn);
+        self.on_piece.insert(conn, piece);
+        self.next_block(conn, piece)
+    }
+
+    /// Starts the rarest piece that the peer has.
+    fn start_piece(&mut self, now: Time, conn: ConnId) -> Option<Block> {
+        if self.picker.startable() == 0 || !self.may_start(now, conn) {
+            return None;
+        }
+        let session = &self.sessions[&conn];
+        if session.useful == 0 {
+            return None;
+        }
+        let random = self.have.count() < RANDOM_FIRST && self.config_pieces() > 4 * RANDOM_FIRST;
+        let piece = self.picker.pick(&mut self.rng, random, |p| session.can_give(p))?;
+        self.picker.remove(piece);
+        let length = self.geometry.piece_length(piece);
+        self.pieces.own(piece, length, conn);
+        self.on_piece.insert(conn, piece);
+        self.next_block(conn, piece)
+    }
+
+    /// Asks for one block that another peer owes us and will deliver much later than this one could.
+    fn steal(&mut self, now: Time, conn: ConnId) -> bool {
+        if self.picker.startable() > 0 && self.sessions[&conn].useful > 0 && !self.only_slow_left(conn) {
+            return false;
+        }
+        let piece_bytes = u64::from(shoal_protocol::limits::BLOCK_BYTES);
+        let Some(thief) = self.sessions.get_mut(&conn) else { return false };
+        if thief.pipeline.snubbed || thief.probation {
+            return false;
+        }
+        let mine = thief.pipeline.expected(now, piece_bytes);
+        let mut best: Option<(Duration, u32, u32)> = None;
+        for (piece, progress) in &self.pieces.map {
+            if progress.stage != Stage::Fetching || progress.solo || !self.sessions[&conn].can_give(*piece) {
+                continue;
+            }
+            for (index, state) in progress.blocks.iter().enumerate() {
+                let BlockState::Asked(owner, None) = *state else { continue };
+                if owner == conn {
+                    continue;
+                }
+                let theirs = self.sessions.get(&owner).map_or(Duration::MAX, |s| expected_of(s, now, *piece, index));
+                if theirs > STEAL_MIN && theirs > mine * STEAL_FACTOR && best.is_none_or(|(t, ..)| theirs > t) {
+                    best = Some((theirs, *piece, index as u32));
+                }
+            }
+        }
+        let Some((_, piece, index)) = best else { return false };
+        let Some(progress) = self.pieces.map.get_mut(&piece) else { return false };
+        let BlockState::Asked(owner, None) = progress.blocks[index as usize] else { return false };
+        progress.blocks[index as usize] = BlockState::Asked(owner, Some(conn));
+        let block = progress.block(piece, index);
+        self.ask(now, conn, block);
+        true
+    }
+
+    /// Whether this peer has nothing that could still be started: then it may help with what others are on.
+    fn only_slow_left(&self, conn: ConnId) -> bool {
+        let session = &self.sessions[&conn];
+        // Scanning is bounded: this is asked only when the normal choice found nothing.
+        session.pipeline.asked.is_empty() && self.pieces.map.len() < 256
+    }
+}
+
+/// When a peer will have delivered a block that it owes us: by its rate and what stands before it in the queue.
+fn expected_of(session: &Session, now: Time, piece: u32, index: usize) -> Duration {
+    let pipeline = &session.pipeline;
+    if pipeline.snubbed {
+        return Duration::MAX;
+    }
+    let mut ahead = 0_u64;
+    for asked in &pipeline.asked {
+        ahead += u64::from(asked.block.length);
+        if asked.block.piece == piece
+            && asked.block.offset as usize / shoal_protocol::limits::BLOCK_BYTES as usize == index
+        {
+            break;
+        }
+    }
+    let mut meter = pipeline.meter.clone();
+    let rate = meter.rate(now);
+    if rate < 1.0 {
+        // Never heard of: give it a fair chance before its work is doubled.
+        return Duration::from_secs(2);
+    }
+    Duration::from_secs_f64((ahead as f64 / rate).min(3600.0))
+}

@@ -1,0 +1,214 @@
+//! How much to ask of one peer at a time, and until when to wait for it.
+//!
+//! The window is twice the bandwidth-delay product as observed, at least two blocks (one on its way while the next is
+//! asked for) and at most [`WINDOW_MAX`]. Each arrival refills it at once. A peer that owes blocks and sends nothing for
+//! four times its usual gap between arrivals (never less than [`PATIENCE_MIN`]) is **snubbed**: others get its work.
+
+use super::Time;
+use super::rate::Meter;
+use shoal_protocol::limits::BLOCK_BYTES;
+use shoal_protocol::message::Block;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Most bytes asked of one peer: fills 10 Gbit/s at 50 ms.
+pub const WINDOW_MAX: u64 = 64 << 20;
+/// Fewest bytes in the window: below it a pipe runs dry between a block's arrival and the next request.
+const WINDOW_MIN: u64 = 2 * BLOCK_BYTES as u64;
+/// What a peer's disk, scheduler and queue may add to the round trip without the pipe running dry.
+const SLACK: Duration = Duration::from_millis(20);
+/// Shortest silence that is held against a peer that owes blocks.
+pub const PATIENCE_MIN: Duration = Duration::from_millis(1_000);
+/// Longest silence that is tolerated.
+pub const PATIENCE_MAX: Duration = Duration::from_secs(10);
+/// A snubbed peer that says nothing is tried again after this.
+const PROBE_AFTER: Duration = Duration::from_secs(10);
+/// Patience with a peer that has never sent anything: its queue may be long.
+const PATIENCE_FIRST: Duration = Duration::from_secs(4);
+
+/// A block that was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// Which.
+    pub block: Block,
+    /// When.
+    pub at: Time,
+}
+
+/// The requests under way on one connection.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// In the order asked, which is the order in which they should come.
+    pub asked: VecDeque<Asked>,
+    /// Bytes in `asked`.
+    pub bytes: u64,
+    /// Requests for any piece that were not answered.
+    pub asks: u32,
+    /// The peer owed us blocks for too long: it gets nothing until it speaks again, or one block to try after a while.
+    pub snubbed: bool,
+    /// What arrives.
+    pub meter: Meter,
+    rtt: Duration,
+    last_arrival: Option<Time>,
+    waiting_since: Time,
+    probe_at: Time,
+    gap: Option<(f64, f64)>,
+}
+
+impl Pipeline {
+    /// Nothing asked for.
+    #[must_use]
+    pub fn new(now: Time, rtt_us: u64) -> Self {
+        Self {
+            asked: VecDeque::new(),
+            bytes: 0,
+            asks: 0,
+            snubbed: false,
+            meter: Meter::new(now),
+            rtt: Duration::from_micros(rtt_us),
+            last_arrival: None,
+            waiting_since: now,
+            probe_at: now,
+            gap: None,
+        }
+    }
+
+    /// How many bytes may be under way now.
+    pub fn window(&mut self, now: Time) -> u64 {
+        if self.snubbed {
+            return u64::from(now >= self.probe_at);
+        }
+        let delay = self.rtt + SLACK;
+        let product = self.meter.rate(now) * delay.as_secs_f64() * 2.0;
+        (product as u64).clamp(WINDOW_MIN, WINDOW_MAX)
+    }
+
+    /// A block was asked for.
+    pub fn ask(&mut self, now: Time, block: Block) {
+        if self.asked.is_empty() {
+            self.waiting_since = now;
+        }
+        self.asked.push_back(Asked { block, at: now });
+        self.bytes += u64::from(block.length);
+    }
+
+    /// Takes a block out, because it arrived or is no longer expected.
+    pub fn take(&mut self, block: Block) -> Option<Asked> {
+        let at = self.asked.iter().position(|a| a.block == block)?;
+        let asked = self.asked.remove(at)?;
+        self.bytes -= u64::from(block.length);
+        Some(asked)
+    }
+
+    /// The peer owed us blocks for too long. What it owed must have been taken out.
+    pub fn snub(&mut self, now: Time) {
+        self.snubbed = true;
+        self.probe_at = now + PROBE_AFTER;
+    }
+
+    /// A snubbed peer said something: it may be tried again.
+    pub fn spoke(&mut self, now: Time) {
+        self.probe_at = self.probe_at.min(now);
+    }
+
+    /// Payload is arriving: the peer is alive.
+    pub fn progress(&mut self, now: Time) {
+        self.waiting_since = now;
+    }
+
+    /// A block arrived that had been asked for.
+    pub fn arrived(&mut self, now: Time, block: Block, asked_at: Time) {
+        self.meter.add(now, block.length.into());
+        let from = self.last_arrival.map_or(asked_at, |last| last.max(asked_at));
+        let gap = now.since(from).as_secs_f64();
+        let (mean, deviation) = self.gap.unwrap_or((gap, gap / 2.0));
+        let error = gap - mean;
+        self.gap = Some((mean + error / 8.0, deviation + (error.abs() - deviation) / 4.0));
+        self.last_arrival = Some(now);
+        self.waiting_since = now;
+        self.snubbed = false;
+    }
+
+    /// How long a silence is tolerated.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        match self.gap {
+            None => PATIENCE_FIRST,
+            Some((mean, deviation)) => {
+                Duration::from_secs_f64((4.0 * (mean + deviation)).min(60.0)).clamp(PATIENCE_MIN, PATIENCE_MAX)
+            }
+        }
+    }
+
+    /// Whether the peer owes blocks for too long.
+    #[must_use]
+    pub fn is_overdue(&self, now: Time) -> bool {
+        !self.asked.is_empty() && now.since(self.waiting_since) > self.patience()
+    }
+
+    /// When what is under way will be there, as far as can be told.
+    pub fn expected(&mut self, now: Time, extra: u64) -> Duration {
+        let rate = self.meter.rate(now).max(1.0);
+        self.rtt + Duration::from_secs_f64(((self.bytes + extra) as f64 / rate).min(3600.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(n: u32) -> Block {
+        Block { piece: n, offset: 0, length: BLOCK_BYTES }
+    }
+
+    fn at(ms: u64) -> Time {
+        Time(ms * 1000)
+    }
+
+    #[test]
+    fn the_window_follows_the_bandwidth_delay_product() {
+        let mut p = Pipeline::new(at(0), 100_000);
+        assert_eq!(p.window(at(0)), WINDOW_MIN);
+        let mut asked = 0;
+        let mut arrived = 0;
+        // 1 Gbit/s: a block each 2.1 ms, as many as were asked for.
+        for ms in (0..5000).step_by(2) {
+            while p.bytes < p.window(at(ms)) {
+                p.ask(at(ms), block(asked));
+                asked += 1;
+            }
+            if ms > 100 {
+                p.take(block(arrived)).unwrap();
+                p.arrived(at(ms), block(arrived), at(ms - 100));
+                arrived += 1;
+            }
+        }
+        assert!(p.window(at(5000)) > 12_500_000, "{}", p.window(at(5000)));
+    }
+
+    #[test]
+    fn silence_is_held_against_whoever_owes_and_forgiven_by_an_arrival() {
+        let mut p = Pipeline::new(at(0), 1_000);
+        assert!(!p.is_overdue(at(100_000)), "owes nothing");
+        p.ask(at(0), block(0));
+        assert!(!p.is_overdue(at(3_900)) && p.is_overdue(at(4_100)));
+        p.take(block(0));
+        p.arrived(at(50), block(0), at(0));
+        p.ask(at(60), block(1));
+        assert!(!p.is_overdue(at(1_050)) && p.is_overdue(at(1_100)));
+        p.progress(at(1_090));
+        assert!(!p.is_overdue(at(1_100)));
+    }
+
+    #[test]
+    fn slow_peers_get_patience_in_proportion() {
+        let mut p = Pipeline::new(at(0), 1_000);
+        for n in 0..20 {
+            p.ask(at(u64::from(n) * 600), block(n));
+            p.take(block(n));
+            p.arrived(at(u64::from(n + 1) * 600), block(n), at(u64::from(n) * 600));
+        }
+        let patience = p.patience();
+        assert!((Duration::from_millis(2_300)..Duration::from_millis(3_800)).contains(&patience), "{patience:?}");
+    }
+}

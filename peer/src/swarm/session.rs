@@ -1,0 +1,164 @@
+//! One connected peer: what it said, what it may say, and what is under way with it.
+
+use super::Time;
+use super::rate::Meter;
+use super::requests::Pipeline;
+use shoal_protocol::message::{Block, Hello};
+use shoal_protocol::{Bitfield, WireError, ranges};
+use std::collections::{BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+/// Blocks that may arrive although they were cancelled, before they count as not asked for.
+const CANCELLED_KEPT: usize = 2_048;
+/// Blocks that nobody asked for which end a connection.
+const UNASKED_MAX: u32 = 8;
+
+/// A connected peer.
+#[derive(Debug)]
+pub struct Session {
+    /// The remote socket address.
+    pub remote: SocketAddr,
+    /// Where it can be dialled, if it said so.
+    pub dialable: Option<SocketAddr>,
+    /// Whether it dialled us.
+    pub incoming: bool,
+    /// What it said at the start.
+    pub hello: Hello,
+    /// What it has.
+    pub have: Bitfield,
+    /// It has said what it has.
+    pub told: bool,
+    /// How many of its pieces we lack.
+    pub useful: u32,
+    /// What we asked of it.
+    pub pipeline: Pipeline,
+    /// It still gives out pieces of its own choice.
+    pub assigns: bool,
+    /// Pieces that it is not asked for (again): it rejected them or sent them wrong.
+    pub refused: BTreeSet<u32>,
+    /// One piece at a time, after a bad one.
+    pub probation: bool,
+    /// Until when it told us to ask others.
+    pub busy_until: Time,
+    /// What it asked of us, in order.
+    pub queue: VecDeque<Block>,
+    /// Its unanswered requests for any piece.
+    pub wants_any: u32,
+    /// Blocks handed to its writer, and their bytes.
+    pub writing: (u32, u64),
+    /// Last time its writer took or finished a block.
+    pub turn_moved: Time,
+    /// The piece that its turn is spent on.
+    pub turn_piece: Option<u32>,
+    /// What we send it.
+    pub up: Meter,
+    /// Last time we heard from it.
+    pub heard: Time,
+    /// Last time we sent it anything.
+    pub spoke: Time,
+    /// The CV batch asked of it.
+    pub cv_asked: Option<(u32, Time)>,
+    /// It can't give CVs.
+    pub no_cvs: bool,
+    /// Payload bytes that came from it.
+    pub delivered: u64,
+    /// It was counted as finished.
+    pub counted_finished: bool,
+    /// It is to be closed; nothing more is asked or sent.
+    pub closing: bool,
+    cancelled: VecDeque<Block>,
+    unasked: u32,
+}
+
+impl Session {
+    /// A fresh connection.
+    #[must_use]
+    pub fn new(
+        now: Time,
+        remote: SocketAddr,
+        dialled: Option<SocketAddr>,
+        hello: Hello,
+        rtt_us: u64,
+        pieces: u32,
+    ) -> Self {
+        let dialable = match (dialled, hello.port) {
+            (Some(addr), _) => Some(addr),
+            (None, 0) => None,
+            (None, port) => Some(SocketAddr::new(remote.ip(), port)),
+        };
+        Self {
+            remote,
+            dialable,
+            incoming: dialled.is_none(),
+            assigns: hello.spreads,
+            hello,
+            have: Bitfield::none(pieces),
+            told: false,
+            useful: 0,
+            pipeline: Pipeline::new(now, rtt_us),
+            refused: BTreeSet::new(),
+            probation: false,
+            busy_until: Time(0),
+            queue: VecDeque::new(),
+            wants_any: 0,
+            writing: (0, 0),
+            turn_moved: now,
+            turn_piece: None,
+            up: Meter::new(now),
+            heard: now,
+            spoke: now,
+            cv_asked: None,
+            no_cvs: false,
+            delivered: 0,
+            counted_finished: false,
+            closing: false,
+            cancelled: VecDeque::new(),
+            unasked: 0,
+        }
+    }
+
+    /// Whether the peer has everything.
+    #[must_use]
+    pub fn is_seed(&self) -> bool {
+        self.told && self.have.is_complete()
+    }
+
+    /// Whether the peer can be asked for a piece at all.
+    #[must_use]
+    pub fn can_give(&self, piece: u32) -> bool {
+        self.have.has(piece) && !self.refused.contains(&piece)
+    }
+
+    /// Notes a cancelled block, which may still arrive.
+    pub fn expect_cancelled(&mut self, block: Block) {
+        if self.cancelled.len() == CANCELLED_KEPT {
+            self.cancelled.pop_front();
+        }
+        self.cancelled.push_back(block);
+    }
+
+    /// A block arrived that is not in the pipeline.
+    ///
+    /// # Errors
+    /// When too many came that nobody asked for.
+    pub fn unexpected(&mut self, block: Block) -> Result<(), WireError> {
+        // A cancel with length 0 stands for every block of its piece.
+        let known = |c: &Block| *c == block || (c.length == 0 && c.piece == block.piece);
+        if let Some(at) = self.cancelled.iter().position(known) {
+            if self.cancelled[at].length > 0 {
+                self.cancelled.remove(at);
+            }
+            return Ok(());
+        }
+        self.unasked += 1;
+        if self.unasked > UNASKED_MAX { Err(WireError::Unexpected("blocks that nobody asked for")) } else { Ok(()) }
+    }
+
+    /// Checks ranges of pieces from the wire.
+    ///
+    /// # Errors
+    /// When a range is empty or leaves the content.
+    pub fn check_ranges(&self, list: &[(u32, u32)]) -> Result<(), WireError> {
+        if ranges::are_within(list, self.have.len()) { Ok(()) } else { Err(WireError::OutOfRange("pieces")) }
+    }
+}
