@@ -512,7 +512,7 @@ pub fn cvs_of(size: usize) -> Vec<Hash> {
 
 fn tree_vectors() -> Value {
     const P: usize = 65_536;
-    let files = [P + 1, 2 * P, 3 * P - 1, 5 * P + 1023, 8 * P, 9 * P + 1].map(|size| {
+    let files = [P + 1, 2 * P, 2 * P + 1, 3 * P - 1, 5 * P + 1023, 8 * P, 9 * P + 1].map(|size| {
         let cvs = cvs_of(size);
         let n = cvs.len() as u32;
         let ranges = [(0, n), (0, 1), (n - 1, 1), (n / 2, n - n / 2), (1, (n - 1).min(3))];
