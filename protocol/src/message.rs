@@ -467,7 +467,7 @@ impl Message {
             }
             kind::CVS => {
                 let (first, count) = take_range(b, CV_BATCH)?;
-                if b.len() % 32 != 0 {
+                if !b.len().is_multiple_of(32) {
                     return None;
                 }
                 let hashes = (0..b.len() / 32).map(|_| take(b)).collect::<Option<_>>()?;
@@ -583,7 +583,7 @@ fn take_block(b: &mut Bytes) -> Option<Block> {
 }
 
 fn take_ranges(b: &mut Bytes) -> Option<Vec<(u32, u32)>> {
-    if b.is_empty() || b.len() % 8 != 0 {
+    if b.is_empty() || !b.len().is_multiple_of(8) {
         return None;
     }
     (0..b.len() / 8).map(|_| take_range(b, u32::MAX)).collect()

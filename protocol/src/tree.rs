@@ -47,7 +47,9 @@ impl PieceHasher {
 /// a chunk, or more bytes than a subtree that starts there can have.
 #[must_use]
 pub fn piece_cv(offset: u64, bytes: &[u8]) -> Option<Hash> {
-    if offset % blake3::CHUNK_LEN as u64 != 0 || max_subtree_len(offset).is_some_and(|most| bytes.len() as u64 > most) {
+    if !offset.is_multiple_of(blake3::CHUNK_LEN as u64)
+        || max_subtree_len(offset).is_some_and(|most| bytes.len() as u64 > most)
+    {
         return None;
     }
     let mut hasher = PieceHasher::new(offset);

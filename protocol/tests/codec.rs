@@ -1,5 +1,5 @@
 //! Frames: what is sent arrives, however the stream is cut, and nothing hostile gets through or does harm.
-#![allow(missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
 use bytes::{Buf, Bytes, BytesMut};
 use proptest::collection::vec;

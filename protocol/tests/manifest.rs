@@ -1,5 +1,5 @@
 //! Hostile manifests, the two spellings, and that the canonical form is canonical.
-#![allow(missing_docs, unreachable_pub, dead_code)]
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, dead_code)]
 
 mod golden;
 

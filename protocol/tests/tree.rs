@@ -1,5 +1,5 @@
 //! The hash tree against BLAKE3 written down slowly from its specification.
-#![allow(missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
 use proptest::prelude::*;
 use shoal_protocol::Hash;

@@ -1,5 +1,5 @@
 //! The examples in WIRE.md are what the code says.
-#![allow(missing_docs, unreachable_pub, dead_code)]
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, dead_code)]
 
 mod golden;
 
@@ -72,11 +72,15 @@ fn every_example_in_hex_is_what_the_code_writes_and_reads() {
 }
 
 #[test]
-fn every_frame_type_has_its_section_and_example() {
+fn every_frame_type_has_its_row_section_and_example() {
     let kinds: Vec<u8> = (0..=0x7f).filter(|kind| longest_body(*kind).is_some()).collect();
     for kind in &kinds {
         let heading = format!("{kind:#04x} ");
         assert!(WIRE.lines().any(|l| l.starts_with("### ") && l.contains(&heading)), "{heading}");
+        let row = format!("| {kind:#04x} | ");
+        let row = WIRE.lines().find(|l| l.starts_with(&row)).unwrap_or_else(|| panic!("no row {row}"));
+        let longest = row.split('|').nth(3).map(|n| n.trim().parse().unwrap());
+        assert_eq!(longest, longest_body(*kind), "{row}");
         assert!(frames().iter().any(|(_, message): &(_, Message)| message.kind() == *kind), "{heading}");
     }
 }

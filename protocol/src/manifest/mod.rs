@@ -270,7 +270,7 @@ impl Manifest {
 fn check_tree(entries: &[Entry]) -> Result<(), ManifestError> {
     // Lengths of the earlier paths that the path before begins with, as text, and its own. In byte order everything
     // between a path and what it begins is begun by it too, so no other entry can be an ancestor. A set of all paths
-    // would do as well, but hashing every prefix of deep paths made a 256 MiB manifest cost many seconds.
+    // would do as well, but looking up every prefix of deep paths hashes some 30 times the manifest's own bytes.
     let mut open: Vec<usize> = Vec::new();
     let mut previous = "";
     for (index, entry) in entries.iter().enumerate() {
