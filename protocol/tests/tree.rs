@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use shoal_protocol::Hash;
 use shoal_protocol::geometry::Geometry;
 use shoal_protocol::tree::{
-    PieceHasher, batch_len, check_batch, check_content_batch, check_leaf, content_batch_len, leaf_proof_len,
+    CvTree, PieceHasher, batch_len, check_batch, check_content_batch, check_leaf, content_batch_len, leaf_proof_len,
     make_batch, make_content_batch, make_leaf_proof, piece_cv, root_of,
 };
 use std::ops::Range;
@@ -156,6 +156,9 @@ proptest! {
         let mut batch = Vec::new();
         make_batch(&cvs, wanted.clone(), &mut batch);
         prop_assert_eq!(&batch, &expected);
+        let mut looked_up = Vec::new();
+        CvTree::new(cvs.clone()).make_batch(wanted.clone(), &mut looked_up);
+        prop_assert_eq!(&looked_up, &expected);
         prop_assert_eq!(batch_len(leaves, wanted.clone()), expected.len());
         let got = check_batch(&root, leaves, wanted.clone(), &batch);
         prop_assert_eq!(got.as_deref(), Some(&cvs[wanted.start as usize..wanted.end as usize]));
@@ -236,6 +239,23 @@ proptest! {
         let mut longer = batch.clone();
         longer.push([0; 32]);
         prop_assert!(check_content_batch(&geometry, root, first, b, &longer).is_none());
+    }
+}
+
+#[test]
+fn a_kept_tree_answers_as_a_folded_one_for_every_shape() {
+    for n in 0..40_u32 {
+        let cvs: Vec<Hash> = (0..n).map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes()).collect();
+        let tree = CvTree::new(cvs.clone());
+        assert_eq!(tree.cvs(), cvs);
+        for low in 0..=n + 1 {
+            for high in low..=n + 2 {
+                let (mut kept, mut folded) = (Vec::new(), Vec::new());
+                tree.make_batch(low..high, &mut kept);
+                make_batch(&cvs, low..high, &mut folded);
+                assert_eq!(kept, folded, "{low}..{high} of {n}");
+            }
+        }
     }
 }
 
