@@ -498,6 +498,7 @@ pub fn auto_sizes() -> Vec<u64> {
     }
     out.extend([1 << 40, 1 << 43, (1 << 43) + 1, 1 << 44, (1 << 44) + 1, 1 << 46, u64::MAX]);
     out.sort_unstable();
+    out.dedup();
     out
 }
 
