@@ -174,6 +174,7 @@ impl Job<'_> {
         output.say(&format!("already complete: {} ({})", path.display(), format_size(self.manifest.bytes())));
         let mut result = self.result(&path, &Stats::default(), false);
         output.data(&path.display().to_string());
+        output.record("complete", &result);
         if let (Some(seed_for), false) = (self.args.seed_for, self.args.no_upload) {
             if self.args.background {
                 background::start(&self.manifest, &path, &trackers, seed_for, &self.args.net, output).await?;
