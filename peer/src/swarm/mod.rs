@@ -15,28 +15,36 @@
 //! - After [`Output::Close`], and when a connection ends by itself, [`Input::Closed`] comes once.
 //!
 //! # Mechanisms
-//! [`state`](self) routes; each other file is one mechanism: what a peer says and may say ([`session`]), which piece next
-//! ([`picker`]), blocks under way ([`pieces`]), how much to ask for ([`requests`]), filling the pipelines (`refill`),
-//! serving ([`upload`]), spreading by an origin ([`spread`]), sparing it ([`spare`]), chaining values ([`cvs`]), blame
+//! `state` routes; each other file is one mechanism. What happens: connections come and go (`connections`), peers say what
+//! they have (`told`), blocks come (`fetching`), whole pieces are right or wrong (`verification`), others ask for blocks
+//! (`serving`), CVs are fetched (`proofs`). What is decided: what a peer may say ([`session`]), which piece next
+//! ([`picker`]), blocks under way ([`pieces`]), how much to ask for ([`requests`]), filling the pipelines (`refill`), whose
+//! turn it is ([`upload`]), spreading by an origin ([`spread`]), sparing it ([`spare`]), chaining values ([`cvs`]), blame
 //! ([`blame`]), who is known ([`addresses`]), trackers ([`announcer`]), peer exchange ([`pex`]).
 
 pub mod addresses;
 pub mod announcer;
 pub mod blame;
+mod connections;
 pub mod cvs;
+mod fetching;
 pub mod pex;
 pub mod picker;
 pub mod pieces;
 pub mod prng;
+mod proofs;
 pub mod rate;
 mod refill;
 pub mod requests;
+mod serving;
 pub mod session;
 pub mod spare;
 pub mod spread;
 mod state;
 pub mod time;
+mod told;
 pub mod upload;
+mod verification;
 
 pub use state::{Counters, Swarm};
 pub use time::Time;

@@ -1,0 +1,191 @@
+//! Connections: who is let in, how one ends, and whom to dial.
+
+use super::session::Session;
+use super::state::{Swarm, TICK};
+use super::{ConnId, Output, Time, TrackerId};
+use shoal_protocol::address::{Trust, reach};
+use shoal_protocol::announce::Handout;
+use shoal_protocol::limits::BITFIELD_BITS;
+use shoal_protocol::message::{GoodbyeReason, Hello};
+use shoal_protocol::{Message, WireError};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Dial so many peers ourselves; more may dial us, up to the limit. Well above ln N for any swarm.
+const DEGREE: usize = 24;
+/// After a connection ended, how long until the same address is dialled again.
+const REDIAL: Duration = Duration::from_secs(2);
+
+impl Swarm {
+    pub(super) fn connected(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        remote: SocketAddr,
+        dialled: Option<SocketAddr>,
+        hello: Hello,
+        rtt_us: u64,
+    ) {
+        let refuse = if hello.peer == self.config.peer {
+            if let Some(addr) = dialled {
+                self.book.failed(now, addr, true, &mut self.rng);
+            }
+            Some(GoodbyeReason::Duplicate)
+        } else if self.blame.is_barred(now, hello.peer) {
+            Some(GoodbyeReason::Barred)
+        } else if self.sessions.len() >= self.config.max_peers && !self.make_room() {
+            Some(GoodbyeReason::TooManyPeers)
+        } else {
+            self.resolve_duplicate(conn, &hello, dialled.is_some())
+        };
+        let mut session = Session::new(now, remote, dialled, hello, rtt_us, self.geometry.pieces());
+        if let Some(addr) = session.dialable {
+            self.book.connected(now, addr, conn);
+        }
+        if let Some(record) = self.blame.record(session.hello.peer) {
+            session.probation = true;
+            session.refused.extend(&record.bad);
+        }
+        self.sessions.insert(conn, session);
+        if let Some(reason) = refuse {
+            self.close(conn, reason);
+            return;
+        }
+        self.send_bitfield(now, conn);
+        if let Some(spread) = &mut self.spread {
+            spread.joined(conn);
+        }
+        self.tick_due = self.tick_due.min(now + TICK);
+    }
+
+    /// Two connections between the same two peers: both sides keep the one that the smaller name dialled.
+    pub(super) fn resolve_duplicate(&mut self, conn: ConnId, hello: &Hello, we_dialled: bool) -> Option<GoodbyeReason> {
+        let (other, other_incoming) = self
+            .sessions
+            .iter()
+            .find(|(_, s)| s.hello.peer == hello.peer && !s.closing)
+            .map(|(c, s)| (*c, s.incoming))?;
+        let keep_ours = self.config.peer < hello.peer;
+        // Both dialled by the same side: the newer one wins, as the older may be dead without our knowing.
+        if other_incoming != we_dialled || we_dialled == keep_ours {
+            self.close(other, GoodbyeReason::Duplicate);
+            None
+        } else {
+            let _ = conn;
+            Some(GoodbyeReason::Duplicate)
+        }
+    }
+
+    /// Makes room for a newcomer by ending a connection that is of no use to either side.
+    pub(super) fn make_room(&mut self) -> bool {
+        let complete = self.have.is_complete();
+        let idle = self.sessions.iter().find(|(_, s)| complete && s.is_seed() && !s.closing).map(|(c, _)| *c);
+        if let Some(conn) = idle {
+            self.close(conn, GoodbyeReason::NothingToDo);
+        }
+        idle.is_some()
+    }
+
+    pub(super) fn send_bitfield(&mut self, now: Time, conn: ConnId) {
+        if self.have.is_complete() {
+            self.send(now, conn, Message::HaveAll);
+        } else if self.have.count() == 0 {
+            self.send(now, conn, Message::HaveNone);
+        } else {
+            let bytes = self.have.to_bytes();
+            let step = BITFIELD_BITS as usize / 8;
+            for (n, part) in bytes.chunks(step).enumerate() {
+                let first = n as u32 * BITFIELD_BITS;
+                let count = (self.have.len() - first).min(BITFIELD_BITS);
+                self.send(now, conn, Message::Bitfield { first, count, bits: part.to_vec().into() });
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, now: Time, conn: ConnId, message: Message) {
+        if let Some(session) = self.sessions.get_mut(&conn) {
+            session.spoke = now;
+            self.out.push_back(Output::Send { conn, message });
+        }
+    }
+
+    pub(super) fn close(&mut self, conn: ConnId, reason: GoodbyeReason) {
+        if let Some(session) = self.sessions.get_mut(&conn)
+            && !session.closing
+        {
+            session.closing = true;
+            self.out.push_back(Output::Close { conn, reason });
+        }
+    }
+
+    pub(super) fn misbehaved(&mut self, conn: ConnId, error: &WireError) {
+        debug_assert_ne!(error.blame(), shoal_protocol::Blame::Caller);
+        self.close(conn, GoodbyeReason::Protocol);
+    }
+
+    pub(super) fn closed(&mut self, now: Time, conn: ConnId) {
+        let Some(mut session) = self.sessions.remove(&conn) else { return };
+        for asked in std::mem::take(&mut session.pipeline.asked) {
+            self.give_back(conn, asked.block);
+        }
+        self.release_piece(conn);
+        if session.told {
+            self.uncount(&session);
+        }
+        if let Some(mut spread) = self.spread.take() {
+            let picker = &self.picker;
+            spread.left(conn, |p| picker.leechers_with(p) > 0);
+            self.spread = Some(spread);
+        }
+        self.pex.forget(conn);
+        if let Some(addr) = session.dialable {
+            let wait = REDIAL.mul_f64(self.rng.jitter(0.5));
+            self.book.closed(now, addr, conn, wait);
+        }
+        self.refill_all(now);
+        self.serve(now);
+    }
+
+    /// Takes a peer's pieces out of the counts.
+    pub(super) fn uncount(&mut self, session: &Session) {
+        if session.have.is_complete() {
+            self.picker.count_seed(false);
+        } else {
+            for piece in session.have.ones() {
+                self.picker.decrement(piece);
+            }
+        }
+    }
+
+    pub(super) fn announced(&mut self, now: Time, tracker: TrackerId, reached: IpAddr, handout: &Handout) {
+        self.announcer.answered(now, tracker, handout.interval, &mut self.rng);
+        let trust = Trust { source: reach(reached), allow_private: self.config.allow_private };
+        for peer in &handout.peers {
+            for addr in peer.resolve(reached) {
+                self.book.hear(now, addr, peer.seed, trust);
+            }
+        }
+        self.dial(now);
+    }
+
+    pub(super) fn dial(&mut self, now: Time) {
+        let degree = DEGREE.min(self.config.max_peers);
+        let room = degree.saturating_sub(self.sessions.len() + self.book.dialing());
+        for addr in self.book.dials(now, room, self.have.is_complete(), &mut self.rng) {
+            if self.blame.addr_is_barred(now, addr) {
+                self.book.failed(now, addr, false, &mut self.rng);
+            } else {
+                self.out.push_back(Output::Dial { addr });
+            }
+        }
+    }
+
+    pub(super) fn tell_peers(&mut self, now: Time, conn: ConnId) {
+        let Some(session) = self.sessions.get(&conn) else { return };
+        let seed = session.is_seed();
+        let current = self.book.tellable(now).filter(|(_, is_seed)| !(seed && *is_seed));
+        if let Some((added, dropped)) = self.pex.update(now, conn, session.remote, session.dialable, current) {
+            self.send(now, conn, Message::Pex { added, dropped });
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Serving: answers to requests, and blocks handed to the writers while turns last.
+
+use super::pieces::blocks_in;
+use super::spread::Spread;
+use super::state::Swarm;
+use super::{ConnId, Output, Time, upload};
+use shoal_protocol::limits::{BLOCK_BYTES, PEX_PEERS};
+use shoal_protocol::message::{Block, RejectReason};
+use shoal_protocol::{Message, WireError};
+use std::net::SocketAddr;
+
+/// With more than this many seconds of work in its queues an origin sends askers to others.
+const BUSY_QUEUE_S: f64 = 2.0;
+
+impl Swarm {
+    pub(super) fn asked_block(&mut self, now: Time, conn: ConnId, block: Block) -> Result<(), WireError> {
+        let length = self.geometry.piece_length(block.piece);
+        if block.offset.checked_add(block.length).is_none_or(|end| end > length) {
+            return Err(WireError::OutOfRange("request"));
+        }
+        let saturated = self.is_saturated(now);
+        let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
+        let reject = |reason| Message::Reject { block, reason };
+        let answer = if !self.config.upload {
+            reject(RejectReason::NoUpload)
+        } else if !self.have.has(block.piece) {
+            reject(RejectReason::NotHad)
+        } else if session.queue.len() >= usize::from(super::QUEUE_DEPTH) {
+            return Err(WireError::Unexpected("more requests than the queue depth allows"));
+        } else if saturated && self.picker.leechers_with(block.piece) >= 2 {
+            let holders = self.sessions.iter().filter(|(c, s)| **c != conn && s.have.has(block.piece));
+            let peers: Vec<SocketAddr> = holders.filter_map(|(_, s)| s.dialable).take(PEX_PEERS).collect();
+            Message::Busy { block, peers }
+        } else {
+            session.queue.push_back(block);
+            self.serve(now);
+            return Ok(());
+        };
+        self.send(now, conn, answer);
+        Ok(())
+    }
+
+    /// An origin with more than [`BUSY_QUEUE_S`] of work in its queues lets others serve what they have, too.
+    pub(super) fn is_saturated(&mut self, now: Time) -> bool {
+        if self.spread.is_none() {
+            return false;
+        }
+        let queued: u64 = self.sessions.values().flat_map(|s| s.queue.iter()).map(|b| u64::from(b.length)).sum();
+        let rate = self.total_up.rate(now);
+        rate > 0.0 && queued as f64 / rate > BUSY_QUEUE_S
+    }
+
+    pub(super) fn asked_any(&mut self, now: Time, conn: ConnId) -> Result<(), WireError> {
+        let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
+        if session.wants_any >= u32::from(super::QUEUE_DEPTH) {
+            return Err(WireError::Unexpected("more requests than the queue depth allows"));
+        }
+        session.wants_any += 1;
+        self.serve(now);
+        Ok(())
+    }
+
+    pub(super) fn serve(&mut self, now: Time) {
+        if !self.config.upload {
+            self.reject_any(now);
+            return;
+        }
+        if self.spread.as_ref().is_none_or(Spread::is_done) {
+            self.reject_any(now);
+        }
+        let writing: Vec<ConnId> = self.sessions.iter().filter(|(_, s)| s.writing.0 > 0).map(|(c, _)| *c).collect();
+        for conn in writing {
+            self.fill_turn(now, conn);
+        }
+        while upload::open_turns(&self.sessions, now) < upload::TURNS {
+            let Some(conn) = self.next_any_asker(now).or_else(|| upload::next_asker(&self.sessions)) else { return };
+            if let Some(session) = self.sessions.get_mut(&conn) {
+                session.turn_piece = None;
+                session.turn_moved = now;
+            }
+            self.fill_turn(now, conn);
+            if self.sessions.get(&conn).is_none_or(|s| s.writing.0 == 0) {
+                return;
+            }
+        }
+    }
+
+    /// Requests for any piece that can't be met get their answer.
+    pub(super) fn reject_any(&mut self, now: Time) {
+        let asking: Vec<(ConnId, u32)> = self
+            .sessions
+            .iter_mut()
+            .filter(|(_, s)| s.wants_any > 0)
+            .map(|(c, s)| (*c, std::mem::take(&mut s.wants_any)))
+            .collect();
+        for (conn, count) in asking {
+            for _ in 0..count {
+                let block = Block { piece: u32::MAX, offset: 0, length: 0 };
+                self.send(now, conn, Message::Reject { block, reason: RejectReason::NothingToAssign });
+            }
+        }
+    }
+
+    /// The peer to give the next unspread piece to: the one with the shortest relay backlog.
+    pub(super) fn next_any_asker(&self, _now: Time) -> Option<ConnId> {
+        let spread = self.spread.as_ref()?;
+        let asks = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.wants_any > 0 && s.writing.0 == 0 && s.queue.is_empty() && !s.closing);
+        asks.min_by_key(|(c, s)| (spread.backlog(**c), s.have.count(), s.turn_moved)).map(|(c, _)| *c)
+    }
+
+    /// Gives a peer the next piece of our choice.
+    pub(super) fn give_any(&mut self, now: Time, conn: ConnId) -> bool {
+        let Some(session) = self.sessions.get_mut(&conn) else { return false };
+        let Some(spread) = &mut self.spread else { return false };
+        if session.wants_any == 0 {
+            return false;
+        }
+        let have = &session.have;
+        let Some(piece) = spread.give(conn, |p| !have.has(p)) else { return false };
+        session.wants_any -= 1;
+        let length = self.geometry.piece_length(piece);
+        for index in 0..blocks_in(length) {
+            let offset = index * BLOCK_BYTES;
+            session.queue.push_back(Block { piece, offset, length: (length - offset).min(BLOCK_BYTES) });
+        }
+        self.send(now, conn, Message::Assign { piece });
+        true
+    }
+
+    /// Hands blocks to a peer's writer while its turn lasts and there is room.
+    pub(super) fn fill_turn(&mut self, now: Time, conn: ConnId) {
+        let others_wait = self.sessions.iter().any(|(c, s)| {
+            *c != conn
+                && s.writing.0 == 0
+                && !s.closing
+                && (!s.queue.is_empty() || (s.wants_any > 0 && self.is_spreading()))
+        });
+        loop {
+            let Some(session) = self.sessions.get_mut(&conn) else { return };
+            if session.closing || session.writing.1 >= upload::writer_room(session, now) {
+                return;
+            }
+            let Some(block) = session.queue.front().copied() else {
+                let may_go_on = session.writing.0 == 0 || !others_wait;
+                if may_go_on && self.give_any(now, conn) {
+                    continue;
+                }
+                return;
+            };
+            let same_turn = session.turn_piece.is_none_or(|p| p == block.piece);
+            if !same_turn && others_wait && session.writing.0 > 0 {
+                return;
+            }
+            session.turn_piece = Some(block.piece);
+            session.queue.pop_front();
+            session.writing.0 += 1;
+            session.writing.1 += u64::from(block.length);
+            self.out.push_back(Output::SendBlock { conn, block });
+        }
+    }
+
+    pub(super) fn block_sent(&mut self, now: Time, conn: ConnId, block: Block) {
+        self.counters.uploaded += u64::from(block.length);
+        self.counters.blocks_sent += 1;
+        self.total_up.add(now, block.length.into());
+        if let Some(spread) = &mut self.spread {
+            spread.sent(block.piece);
+        }
+        if let Some(session) = self.sessions.get_mut(&conn) {
+            session.up.add(now, block.length.into());
+            session.spoke = now;
+        }
+        self.writer_is_free(now, conn, block);
+    }
+
+    pub(super) fn block_failed(&mut self, now: Time, conn: ConnId, block: Block) {
+        self.send(now, conn, Message::Reject { block, reason: RejectReason::Failed });
+        self.writer_is_free(now, conn, block);
+    }
+
+    pub(super) fn writer_is_free(&mut self, now: Time, conn: ConnId, block: Block) {
+        if let Some(session) = self.sessions.get_mut(&conn) {
+            session.writing.0 = session.writing.0.saturating_sub(1);
+            session.writing.1 = session.writing.1.saturating_sub(block.length.into());
+            session.turn_moved = now;
+        }
+        self.serve(now);
+    }
+}

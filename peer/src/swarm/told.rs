@@ -1,0 +1,146 @@
+//! What peers say they have, or have no longer.
+
+use super::session::Session;
+use super::state::Swarm;
+use super::{ConnId, Time};
+use shoal_protocol::limits::HAVE_RANGES;
+use shoal_protocol::message::{Block, GoodbyeReason};
+use shoal_protocol::{Bitfield, Message, WireError, ranges};
+
+impl Swarm {
+    pub(super) fn told_bitfield(&mut self, now: Time, conn: ConnId, message: &Message) -> Result<(), WireError> {
+        let pieces = self.geometry.pieces();
+        let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
+        if session.told {
+            return Err(WireError::Unexpected("a second bitfield"));
+        }
+        match message {
+            Message::HaveAll => session.have = Bitfield::all(pieces),
+            Message::HaveNone => session.have = Bitfield::none(pieces),
+            Message::Bitfield { first, count, bits } => {
+                // Ranges come in order without gaps; `useful` counts the pieces told so far until all are.
+                if *first != session.useful || first.checked_add(*count).is_none_or(|end| end > pieces) {
+                    return Err(WireError::OutOfRange("bitfield range"));
+                }
+                for i in 0..*count {
+                    if bits[(i / 8) as usize] >> (7 - i % 8) & 1 == 1 {
+                        session.have.set(first + i, true);
+                    }
+                }
+                session.useful += count;
+                if session.useful < pieces {
+                    return Ok(());
+                }
+            }
+            _ => {}
+        }
+        session.told = true;
+        session.useful = session.have.ones().filter(|p| !self.have.has(*p)).count() as u32;
+        let (complete, has): (bool, Vec<u32>) = (session.have.is_complete(), session.have.ones().collect());
+        let dialable = session.dialable;
+        if complete {
+            session.counted_finished = true;
+            self.picker.count_seed(true);
+            if let Some(addr) = dialable {
+                self.book.note_seed(addr);
+            }
+        } else {
+            has.iter().for_each(|p| self.picker.increment(*p));
+        }
+        if let Some(spread) = &mut self.spread {
+            has.iter().for_each(|p| spread.has(conn, *p));
+        }
+        self.part_if_useless(conn);
+        self.fetch_cvs(now);
+        self.refill(now, conn);
+        self.tell_peers(now, conn);
+        Ok(())
+    }
+
+    /// Two seeds have nothing to give each other.
+    pub(super) fn part_if_useless(&mut self, conn: ConnId) {
+        if self.have.is_complete() && self.sessions.get(&conn).is_some_and(Session::is_seed) {
+            self.close(conn, GoodbyeReason::NothingToDo);
+        }
+    }
+
+    pub(super) fn told_have(&mut self, now: Time, conn: ConnId, list: &[(u32, u32)]) {
+        let mut became_seed = None;
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        if !session.told || session.have.is_complete() {
+            return;
+        }
+        for piece in list.iter().flat_map(|(first, count)| *first..first + count) {
+            if !session.have.set(piece, true) {
+                continue;
+            }
+            self.picker.increment(piece);
+            if !self.have.has(piece) {
+                session.useful += 1;
+            }
+            if let Some(spread) = &mut self.spread {
+                spread.has(conn, piece);
+            }
+        }
+        if session.have.is_complete() {
+            if !session.counted_finished {
+                session.counted_finished = true;
+                self.counters.finished_peers += 1;
+            }
+            became_seed = Some(session.dialable);
+        }
+        if let Some(dialable) = became_seed {
+            for piece in 0..self.geometry.pieces() {
+                self.picker.decrement(piece);
+            }
+            self.picker.count_seed(true);
+            if let Some(addr) = dialable {
+                self.book.note_seed(addr);
+            }
+            self.part_if_useless(conn);
+        }
+        self.refill(now, conn);
+    }
+
+    pub(super) fn told_unhave(&mut self, now: Time, conn: ConnId, list: &[(u32, u32)]) {
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        if !session.told {
+            return;
+        }
+        if session.have.is_complete() {
+            // It counts as a leecher from now on.
+            self.picker.count_seed(false);
+            for piece in 0..self.geometry.pieces() {
+                self.picker.increment(piece);
+            }
+        }
+        let mut gone = Vec::new();
+        for piece in list.iter().flat_map(|(first, count)| *first..first + count) {
+            if session.have.set(piece, false) {
+                self.picker.decrement(piece);
+                if !self.have.has(piece) {
+                    session.useful = session.useful.saturating_sub(1);
+                }
+                gone.push(piece);
+            }
+        }
+        let owed: Vec<Block> =
+            session.pipeline.asked.iter().map(|a| a.block).filter(|b| gone.contains(&b.piece)).collect();
+        for block in owed {
+            self.withdraw(now, conn, block, false);
+        }
+        self.refill_all(now);
+    }
+
+    pub(super) fn tell_haves(&mut self, now: Time) {
+        self.haves_due = Time::NEVER;
+        let list = ranges::from_ascending(std::mem::take(&mut self.fresh_haves));
+        let conns: Vec<ConnId> = self.sessions.keys().copied().collect();
+        for conn in conns {
+            for part in list.chunks(HAVE_RANGES) {
+                self.send(now, conn, Message::Have(part.to_vec()));
+            }
+            self.part_if_useless(conn);
+        }
+    }
+}
