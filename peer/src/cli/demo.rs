@@ -279,8 +279,8 @@ impl Demo<'_> {
     async fn check(&self, manifest: &Arc<Manifest>, peers: u16) -> Result<(), Failure> {
         for number in 1..=peers {
             let report = verify::check(manifest, &self.target(number), self.context).await?;
-            if !report.bad.is_empty() {
-                let text = format!("peer {number} has {} bad ranges", report.bad.len());
+            if !report.is_good() {
+                let text = format!("peer {number} has something else than the content");
                 return Err(Failure::new(FailureKind::Integrity, text));
             }
         }

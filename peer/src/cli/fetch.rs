@@ -10,7 +10,7 @@ use crate::engine::{Engine, EngineConfig, Fetching, Handle, Stats};
 use crate::failure::{Failure, FailureKind};
 use crate::net::http_client::Nearest;
 use crate::store::Download;
-use crate::store::download::{DownloadOptions, Existing, Opened, SyncMode};
+use crate::store::{DownloadOptions, Existing, Opened, SyncMode};
 use serde::Serialize;
 use shoal_protocol::Manifest;
 use shoal_protocol::announce::{Scrape, StopReason};

@@ -9,7 +9,6 @@ pub mod config;
 mod create;
 mod demo;
 mod fetch;
-mod net_names;
 pub mod output;
 mod progress;
 mod publish;

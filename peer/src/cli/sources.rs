@@ -5,7 +5,7 @@ use super::signals::Signals;
 use crate::engine::Engine;
 use crate::failure::{Failure, FailureKind, escape};
 use crate::net::http_client::{HttpClient, HttpError, Nearest};
-use crate::store::download::read_journal_manifest;
+use crate::store::read_journal_manifest;
 use shoal_protocol::limits::MANIFEST_BYTES;
 use shoal_protocol::link::{Url, UrlError};
 use shoal_protocol::{ContentId, Manifest, ManifestError};

@@ -7,8 +7,8 @@ use super::troubles::Troubles;
 use super::{Context, create};
 use crate::engine::{Engine, EngineConfig, Handle, Seeding};
 use crate::failure::{Failure, FailureKind};
-use crate::store::scan::ScanOptions;
-use crate::store::source::SeedSource;
+use crate::store::ScanOptions;
+use crate::store::SeedSource;
 use shoal_protocol::Manifest;
 use shoal_protocol::announce::StopReason;
 use shoal_protocol::link::Url;
@@ -84,14 +84,14 @@ pub(super) async fn serve(
         piece_size: Some(manifest.piece_size()),
         follow_links: false,
         skip_special: false,
-        cache: Some(super::state_dir().join("hashes")),
+        cache: Some(super::state_dir()),
     };
     let scanned = create::scan_with(path, options, context).await?;
     if scanned.manifest.id() != manifest.id() {
         let text = format!("{} is no longer the content {}", path.display(), manifest.id());
         return Err(Failure::new(FailureKind::Integrity, text));
     }
-    let source = Arc::new(SeedSource::from_scan(Arc::clone(&manifest), scanned.root, scanned.stamps, &scanned.cvs));
+    let source = Arc::new(SeedSource::of_scan(&scanned, Arc::clone(&manifest)));
     let engine = Engine::start(config).await?;
     let handle = engine.seed(Seeding { manifest, source, cvs: scanned.cvs, trackers });
     Ok((engine, handle))

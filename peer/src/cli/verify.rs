@@ -4,10 +4,11 @@ use super::args::VerifyArgs;
 use super::output::Outcome;
 use super::{Context, progress, show, sources};
 use crate::failure::{Failure, FailureKind};
-use crate::store::verify::{BadRange, Report, verify};
+use crate::store::{Report, verify};
 use serde::Serialize;
 use shoal_protocol::Manifest;
 use shoal_protocol::units::format_size;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,15 +35,16 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<Outcome, 
     let manifest = Arc::new(show::manifest_of(&args.what, context).await?);
     let path = args.path.unwrap_or_else(|| PathBuf::from(sources::plain_name(&manifest)));
     let report = check(&manifest, &path, context).await?;
-    for bad in &report.bad {
-        let fields = Bad { path: &bad.path, start: bad.range.start, end: bad.range.end, reason: &bad.reason };
+    let found = problems(&report);
+    for bad in &found {
+        let fields = Bad { path: &bad.path, start: bad.range.start, end: bad.range.end, reason: bad.reason };
         context.output.record("bad", &fields);
     }
-    if report.bad.is_empty() {
-        context.output.say(&format!("{}: all good, {}", path.display(), format_size(report.bytes)));
-        Ok(Outcome::new(&Good { id: manifest.id().to_string(), path: &path, bytes: report.bytes }))
+    if found.is_empty() {
+        context.output.say(&format!("{}: all good, {}", path.display(), format_size(report.good_bytes)));
+        Ok(Outcome::new(&Good { id: manifest.id().to_string(), path: &path, bytes: report.good_bytes }))
     } else {
-        Err(failure(&path, &report.bad))
+        Err(failure(&path, &found))
     }
 }
 
@@ -51,7 +53,7 @@ pub(super) async fn check(manifest: &Arc<Manifest>, path: &Path, context: &Conte
     let (manifest, path, cancelled) = (Arc::clone(manifest), path.to_owned(), context.signals.cancelled());
     let name = sources::shown_name(&manifest);
     let result = progress::blocking(&context.output, &name, "verifying", move |progress| {
-        verify(&manifest, &path, progress, &cancelled)
+        verify(&manifest, &path, None, progress, &cancelled)
     });
     let result = result.await;
     match context.signals.asked() {
@@ -60,13 +62,40 @@ pub(super) async fn check(manifest: &Arc<Manifest>, path: &Path, context: &Conte
     }
 }
 
+/// One thing that is wrong, in the form that is shown.
+struct BadRange {
+    path: String,
+    range: Range<u64>,
+    reason: &'static str,
+}
+
+/// Everything that is wrong, by file and byte range; the range is empty where no bytes are concerned.
+fn problems(report: &Report) -> Vec<BadRange> {
+    let bytes = report.bad.iter().flat_map(|file| {
+        let reason = if file.size.is_some() { "wrong size" } else { "wrong bytes" };
+        file.ranges.iter().map(move |range| BadRange { path: file.path.clone(), range: range.clone(), reason })
+    });
+    let whole = |paths: &[String], reason: &'static str| {
+        paths.iter().map(|path| BadRange { path: path.clone(), range: 0..0, reason }).collect::<Vec<_>>()
+    };
+    let mut out: Vec<BadRange> = bytes.collect();
+    out.extend(whole(&report.missing, "missing, or of another kind"));
+    out.extend(whole(&report.wrong_mode, "wrong executable bit"));
+    out.extend(whole(&report.wrong_link, "the link points elsewhere"));
+    out
+}
+
 fn failure(path: &Path, bad: &[BadRange]) -> Failure {
     let bytes: u64 = bad.iter().map(|bad| bad.range.end - bad.range.start).sum();
     let text = format!("{}: {} bad ranges, {} in all", path.display(), bad.len(), format_size(bytes));
     let mut failure = Failure::new(FailureKind::Integrity, text);
     for bad in bad.iter().take(LISTED) {
         let name = if bad.path.is_empty() { path.display().to_string() } else { bad.path.clone() };
-        failure = failure.detail(format!("{name}: bytes {}-{}: {}", bad.range.start, bad.range.end, bad.reason));
+        failure = failure.detail(if bad.range.is_empty() {
+            format!("{name}: {}", bad.reason)
+        } else {
+            format!("{name}: bytes {}-{}: {}", bad.range.start, bad.range.end, bad.reason)
+        });
     }
     if bad.len() > LISTED {
         failure = failure.detail(format!("and {} more (--json lists all)", bad.len() - LISTED));

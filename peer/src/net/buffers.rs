@@ -33,11 +33,7 @@ impl Pool {
     /// A pool of so many buffers; memory is taken when they are first used.
     #[must_use]
     pub fn new(buffers: usize) -> Self {
-        Self {
-            free: Arc::default(),
-            permits: Arc::new(Semaphore::new(buffers)),
-            starved_us: Arc::default(),
-        }
+        Self { free: Arc::default(), permits: Arc::new(Semaphore::new(buffers)), starved_us: Arc::default() }
     }
 
     /// Waits for a buffer.

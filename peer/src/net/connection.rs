@@ -263,10 +263,8 @@ impl Writer {
             Ok(payload) => {
                 Message::Block(block).encode(&mut self.scratch);
                 self.flush().await?;
-                let send = self.payload(payload, block);
-                tokio::time::timeout(WRITE_STUCK.max(self.patience(block)), send)
-                    .await
-                    .map_err(|_| io::ErrorKind::TimedOut)??;
+                let patience = WRITE_STUCK.max(self.patience(block));
+                tokio::time::timeout(patience, self.payload(payload)).await.map_err(|_| io::ErrorKind::TimedOut)??;
                 self.adapt(block, started.elapsed());
                 Event::Sent { conn: self.conn, block }
             }
@@ -277,7 +275,11 @@ impl Writer {
 
     /// A rate limit makes a block slow without anybody being stuck.
     fn patience(&self, block: Block) -> Duration {
-        if self.shared.up.is_limited() { Duration::from_secs(60 + u64::from(block.length) / 1024) } else { Duration::ZERO }
+        if self.shared.up.is_limited() {
+            Duration::from_secs(60 + u64::from(block.length) / 1024)
+        } else {
+            Duration::ZERO
+        }
     }
 
     fn prepare(&self, block: Block) -> Result<Payload, ReadError> {
@@ -290,7 +292,7 @@ impl Writer {
         Ok(Payload::Extents(self.shared.source.extents(block)?))
     }
 
-    async fn payload(&mut self, payload: Payload, _block: Block) -> io::Result<()> {
+    async fn payload(&mut self, payload: Payload) -> io::Result<()> {
         match payload {
             Payload::Extents(extents) => {
                 for extent in &extents {

@@ -101,14 +101,21 @@ fn work(jobs: &Receiver<(Arc<Place>, Job)>) {
     let mut under_way: BTreeMap<(u64, u32), Hashing> = BTreeMap::new();
     while let Ok((place, job)) = jobs.recv() {
         let event = match job {
-            Job::Store { block, buffer, last } => store(&place, &mut under_way, block, &buffer[..block.length as usize], last),
+            Job::Store { block, buffer, last } => {
+                store(&place, &mut under_way, block, &buffer[..block.length as usize], last)
+            }
             Job::Restart(piece) => {
                 under_way.remove(&(place.content, piece));
                 Ok(None)
             }
             Job::Commit(piece) => place.download.mark_verified(piece).map(|()| Some(Event::Committed { piece })),
-            Job::HashBlocks(piece) => hash_blocks(&place, piece).map(|hashes| Some(Event::BlockHashes { piece, hashes })),
-            Job::KeepCvs(first, cvs) => place.download.add_cvs(first, &cvs).map(|()| None),
+            Job::HashBlocks(piece) => {
+                hash_blocks(&place, piece).map(|hashes| Some(Event::BlockHashes { piece, hashes }))
+            }
+            Job::KeepCvs(first, cvs) => place
+                .download
+                .add_cvs(first, &cvs)
+                .map(|pieces| (!pieces.is_empty()).then_some(Event::Found { pieces })),
         };
         let event = event.unwrap_or_else(|error| Some(Event::DiskFailed { error }));
         if let Some(event) = event {
@@ -126,9 +133,11 @@ fn store(
     last: bool,
 ) -> io::Result<Option<Event>> {
     let piece = block.piece;
-    let hashing = under_way
-        .entry((place.content, piece))
-        .or_insert_with(|| Hashing { check: PieceCheck::new(&place.manifest, piece, None), next: 0, reread: false });
+    let hashing = under_way.entry((place.content, piece)).or_insert_with(|| Hashing {
+        check: PieceCheck::new(&place.manifest, piece, None),
+        next: 0,
+        reread: false,
+    });
     if block.offset == hashing.next && !hashing.reread {
         hashing.check.update(bytes);
         hashing.next += block.length;

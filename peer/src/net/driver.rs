@@ -94,6 +94,11 @@ pub enum Event {
         /// Which.
         piece: u32,
     },
+    /// Pieces on disk turned out to be right.
+    Found {
+        /// Which.
+        pieces: Vec<u32>,
+    },
     /// Blocks were hashed.
     BlockHashes {
         /// Of which piece.
@@ -242,6 +247,7 @@ impl Driver {
             }
             Event::Hashed { piece, outcome } => self.input(Input::Hashed { piece, outcome }),
             Event::Committed { piece } => self.input(Input::Committed { piece }),
+            Event::Found { pieces } => self.input(Input::Found { pieces }),
             Event::BlockHashes { piece, hashes } => self.input(Input::BlockHashes { piece, hashes }),
             Event::DiskFailed { error } => self.disk_failed(&error),
             Event::Announced(tracker, result) => self.announced(tracker, result),
@@ -329,7 +335,8 @@ impl Driver {
         let events = self.job.shared.events.clone();
         tokio::spawn(async move {
             let result = tokio::task::spawn_blocking(move || place.download.finish()).await;
-            let result = result.unwrap_or_else(|_| Err(Failure::new(FailureKind::Bug, "finishing the content panicked")));
+            let result =
+                result.unwrap_or_else(|_| Err(Failure::new(FailureKind::Bug, "finishing the content panicked")));
             let _ = events.send(Event::Finished(result)).await;
         });
     }

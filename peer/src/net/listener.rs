@@ -97,7 +97,12 @@ pub async fn run(core: Arc<Core>, listener: TcpListener) {
     }
 }
 
-async fn one(core: &Arc<Core>, stream: TcpStream, remote: SocketAddr, half_open: &Semaphore) -> Result<(), handshake::HandshakeError> {
+async fn one(
+    core: &Arc<Core>,
+    stream: TcpStream,
+    remote: SocketAddr,
+    half_open: &Semaphore,
+) -> Result<(), handshake::HandshakeError> {
     let local = stream.local_addr()?;
     let mut first = [0];
     {

@@ -61,7 +61,12 @@ pub async fn fetch(addr: SocketAddr, hello: &Hello, id: ContentId) -> Result<Man
     Ok(Manifest::parse_with_id(&bytes, id)?)
 }
 
-async fn ask(opened: &mut Opened, segment: u32, total: Option<u32>, id: ContentId) -> Result<(u32, Vec<u8>), ManifestFetchError> {
+async fn ask(
+    opened: &mut Opened,
+    segment: u32,
+    total: Option<u32>,
+    id: ContentId,
+) -> Result<(u32, Vec<u8>), ManifestFetchError> {
     request(opened, segment).await?;
     answer(opened, segment, total, id).await
 }
@@ -72,7 +77,12 @@ async fn request(opened: &mut Opened, segment: u32) -> Result<(), ManifestFetchE
 }
 
 /// Reads until the answer for a segment; other frames (haves, peers) are of no interest here.
-async fn answer(opened: &mut Opened, wanted: u32, known: Option<u32>, id: ContentId) -> Result<(u32, Vec<u8>), ManifestFetchError> {
+async fn answer(
+    opened: &mut Opened,
+    wanted: u32,
+    known: Option<u32>,
+    id: ContentId,
+) -> Result<(u32, Vec<u8>), ManifestFetchError> {
     loop {
         let next = handshake::next(&mut opened.stream, &mut opened.buffer, &mut opened.codec);
         let message = tokio::time::timeout(PATIENCE, next).await.map_err(|_| HandshakeError::Timeout)??;

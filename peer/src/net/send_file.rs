@@ -58,7 +58,8 @@ mod platform {
     pub(super) fn is_cached(extent: &Extent) -> bool {
         let cached = |at: u64| {
             let mut byte = [0];
-            let read = rustix::io::preadv2(&*extent.file, &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT);
+            let read =
+                rustix::io::preadv2(&*extent.file, &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT);
             !matches!(read, Err(Errno::AGAIN))
         };
         cached(extent.offset) && cached(extent.offset + u64::from(extent.length.max(1)) - 1)

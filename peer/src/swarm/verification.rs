@@ -112,7 +112,23 @@ impl Swarm {
     }
 
     pub(super) fn committed(&mut self, now: Time, piece: u32) {
-        if self.pieces.remove(piece).is_none() || !self.have.set(piece, true) {
+        if self.pieces.remove(piece).is_some() {
+            self.had(now, piece);
+        }
+    }
+
+    /// Pieces that lay on disk turned out to be right: nobody needs to send them.
+    pub(super) fn found(&mut self, now: Time, pieces: &[u32]) {
+        let count = self.geometry.pieces();
+        for piece in pieces.iter().copied().filter(|p| *p < count) {
+            self.picker.remove(piece);
+            self.pieces.remove(piece);
+            self.had(now, piece);
+        }
+    }
+
+    fn had(&mut self, now: Time, piece: u32) {
+        if !self.have.set(piece, true) {
             return;
         }
         self.done_bytes += u64::from(self.geometry.piece_length(piece));

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// Addresses that reach a listener here, the best first; loopback alone when there is nothing else.
 #[must_use]
-pub(super) fn reachable(listen: &Listen) -> Vec<IpAddr> {
+pub fn reachable(listen: &Listen) -> Vec<IpAddr> {
     if let Some(ip) = listen.ip
         && !ip.is_unspecified()
     {
@@ -22,6 +22,13 @@ pub(super) fn reachable(listen: &Listen) -> Vec<IpAddr> {
         found.extend(of_if_inet6(&std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default()).map(IpAddr::V6));
     }
     choose(found)
+}
+
+/// This machine's own addresses that others may be able to dial.
+#[must_use]
+pub fn addresses() -> Vec<IpAddr> {
+    let found = reachable(&Listen { ip: None, ports: 0..=0 });
+    found.into_iter().filter(|ip| reach(*ip) != Reach::Loopback).collect()
 }
 
 /// Each address once, without those that nobody else can dial. IPv4 comes first: links with it are easier to read out.
