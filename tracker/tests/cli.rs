@@ -1,4 +1,5 @@
 //! The real binary: output, signals and exit codes.
+#![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Output, Stdio};
