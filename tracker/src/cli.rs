@@ -8,6 +8,7 @@ use crate::disk::DiskStore;
 use crate::output::Output;
 use crate::server::{bind, run};
 use crate::service::{Service, Status};
+use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use shoal_protocol::SwarmId;
@@ -47,7 +48,7 @@ struct Global {
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
     /// JSON Lines on stdout
-    #[arg(long, global = true, env = "SHOAL_JSON")]
+    #[arg(long, global = true, env = "SHOAL_JSON", value_parser = BoolishValueParser::new())]
     json: bool,
     /// Colours on stderr
     #[arg(long, global = true, env = "SHOAL_COLOR", value_name = "WHEN", default_value = "auto")]
@@ -59,7 +60,7 @@ struct Global {
     #[arg(long, global = true, env = "SHOAL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Read no configuration file
-    #[arg(long, global = true, env = "SHOAL_NO_CONFIG", conflicts_with = "config")]
+    #[arg(long, global = true, env = "SHOAL_NO_CONFIG", value_parser = BoolishValueParser::new(), conflicts_with = "config")]
     no_config: bool,
 }
 

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 pub const BUSY: Duration = Duration::from_secs(600);
 /// Most manifests: bounds the index to some 20 MiB.
 const MAX_COUNT: usize = 100_000;
+/// How the names of files begin that are being written.
+const UNFINISHED: &str = ".unfinished-";
 /// Parsed manifests kept at hand: number, and bytes of their binary form.
 const CACHED: usize = 32;
 const CACHED_BYTES: u64 = 16 << 20;
@@ -98,6 +100,11 @@ impl DiskStore {
         for entry in std::fs::read_dir(directory)? {
             let entry = entry?;
             let name = entry.file_name();
+            if name.to_str().is_some_and(|n| n.starts_with(UNFINISHED)) {
+                // Left by a crash.
+                std::fs::remove_file(entry.path())?;
+                continue;
+            }
             let Some(id) = name.to_str().and_then(|n| n.strip_suffix(".manifest")).and_then(|n| n.parse().ok()) else {
                 continue;
             };
@@ -145,7 +152,7 @@ impl DiskStore {
 
     fn write(&self, id: &ContentId, part: Part, chunks: &[&[u8]]) -> Result<(), Refused> {
         let write = || -> io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
+            let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.directory)?;
             chunks.iter().try_for_each(|chunk| file.write_all(chunk))?;
             file.as_file().sync_data()?;
             file.persist(self.path(id, part)).map_err(|e| e.error)?;
@@ -251,15 +258,23 @@ impl ManifestSource for DiskStore {
                 return Some(manifest.clone());
             }
         }
-        let read = std::fs::read(self.path(id, Part::Manifest)).map_err(|e| e.to_string());
-        match read.and_then(|bytes| Manifest::parse_with_id(&bytes, *id).map_err(|e| e.to_string())) {
+        let bytes = match std::fs::read(self.path(id, Part::Manifest)) {
+            Ok(bytes) => bytes,
+            // Such as too many open files: the file is not to blame.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%id, %error, "a stored manifest can't be read");
+                return None;
+            }
+            Err(_) => Vec::new(),
+        };
+        match Manifest::parse_with_id(&bytes, *id) {
             Ok(manifest) => {
                 let manifest = Arc::new(manifest);
                 self.remember(manifest.clone());
                 Some(manifest)
             }
             Err(error) => {
-                tracing::warn!(%id, error, "a stored manifest is damaged and is dropped; a seed will put it again");
+                tracing::warn!(%id, %error, "a stored manifest is damaged and is dropped; a seed will put it again");
                 self.state().forget(&swarm);
                 self.delete(id);
                 None

@@ -74,6 +74,9 @@ where
         ended = connection.as_mut() => ended,
         () = pace.expired(timeouts) => return,
         () = shutdown.cancelled() => {
+            if pace.fresh() {
+                return;
+            }
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = connection.as_mut() => ended,

@@ -44,6 +44,11 @@ impl Pace {
         self.enter(BUSY);
     }
 
+    /// Whether nothing was ever asked: then nothing is lost by closing.
+    pub(crate) fn fresh(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == FRESH
+    }
+
     /// Its answer is made.
     pub(crate) fn idle(&self) {
         self.enter(IDLE);

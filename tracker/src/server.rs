@@ -20,6 +20,8 @@ pub const GRACE: Duration = Duration::from_secs(2);
 const BACKLOG: i32 = 4_096;
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Manifests end after days, so they are looked at less often than peers.
+const MANIFEST_SWEEP_TICKS: u64 = 10;
 /// Connections of the operator's port.
 const ADMIN_CONNECTIONS: usize = 64;
 
@@ -109,6 +111,7 @@ async fn accept(
 }
 
 async fn sweep(service: Service, shutdown: CancellationToken) {
+    let mut ticks = 0_u64;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -117,6 +120,10 @@ async fn sweep(service: Service, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
         }
         service.sweep(service.now_ms());
+        ticks += 1;
+        if !ticks.is_multiple_of(MANIFEST_SWEEP_TICKS) {
+            continue;
+        }
         let manifests = service.inner.manifests.clone();
         let _ = tokio::task::spawn_blocking(move || manifests.sweep()).await;
     }

@@ -270,7 +270,7 @@ mod tests {
     use super::*;
     use crate::manifests::Part;
     use bytes::Bytes;
-    use shoal_protocol::{ContentId, Manifest, PeerId};
+    use shoal_protocol::{ContentId, Manifest};
 
     struct Open(bool);
     impl ManifestSource for Open {

@@ -275,6 +275,10 @@ impl Swarm {
                         return Err(Full::Address);
                     }
                 }
+                if self.len() < 4 {
+                    // A vector starts with room for four; most hostile swarms have one peer.
+                    self.peers.reserve_exact(1);
+                }
                 self.peers.push(peer);
                 let at = self.len() - 1;
                 if self.lookup.is_some() {

@@ -1,4 +1,5 @@
 //! The real binary: output, signals and exit codes.
+#![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Output, Stdio};
@@ -125,6 +126,8 @@ fn the_configuration_is_printed_as_a_file_that_can_be_read_again() {
     let path = directory.path().join("tracker.toml");
     std::fs::write(&path, &text).unwrap();
     assert_eq!(output(&["config", "--config", path.to_str().unwrap()]).1, text);
+    let switches = command(&["config"]).env("SHOAL_NO_CONFIG", "1").env("SHOAL_JSON", "yes").output().unwrap();
+    assert!(switches.status.success() && switches.stdout.starts_with(b"{"));
     let (code, text, _) = output(&["--help"]);
     assert!(code == 0 && text.contains("--admin-listen"));
 }

@@ -1,4 +1,5 @@
 //! The tracker over real sockets: what it answers, and what it refuses.
+#![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
 
 use shoal_protocol::manifest::Shape;
 use shoal_protocol::tree::{check_content_batch, root_of};
