@@ -111,7 +111,10 @@ fn words(value: &Value) -> Option<Vec<String>> {
         Value::Integer(number) => Some(vec![number.to_string()]),
         Value::Float(number) => Some(vec![number.to_string()]),
         Value::Boolean(flag) => Some(vec![flag.to_string()]),
-        Value::Array(values) => values.iter().map(|v| words(v).and_then(|mut v| v.pop())).collect(),
+        Value::Array(values) => values
+            .iter()
+            .map(|value| if value.is_array() { None } else { words(value).and_then(|mut words| words.pop()) })
+            .collect(),
         Value::Datetime(_) | Value::Table(_) => None,
     }
 }
