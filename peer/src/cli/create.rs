@@ -8,6 +8,7 @@ use crate::store::{ScanOptions, ScanProgress, Scanned, scan};
 use serde::Serialize;
 use shoal_protocol::limits::HINT_URLS;
 use shoal_protocol::link::Url;
+use shoal_protocol::path::check_component;
 use shoal_protocol::units::format_size;
 use shoal_protocol::{Hints, Manifest};
 use std::io::Write as _;
@@ -31,7 +32,7 @@ pub(super) async fn run(args: CreateArgs, context: &Context) -> Result<Outcome, 
         return Err(Failure::new(FailureKind::Usage, "with --json, -o FILE has to say where the manifest goes"));
     }
     let scanned = scan_path(&args.path, &args.scan, context).await?;
-    let manifest = with_hints(scanned.manifest, args.name, &args.tracker)?;
+    let manifest = with_hints(scanned.manifest, &scanned.root, args.name, &args.tracker)?;
     if to_stdout {
         output.raw(&manifest.to_json());
     } else {
@@ -55,7 +56,7 @@ pub(super) async fn scan_path(path: &Path, args: &ScanArgs, context: &Context) -
         piece_size: args.piece_size.0,
         follow_links: args.follow_links,
         skip_special: args.skip_special,
-        cache: Some(state_dir().join("hashes")),
+        cache: Some(state_dir()),
     };
     scan_with(path, options, context).await
 }
@@ -75,8 +76,14 @@ pub(super) async fn scan_with(path: &Path, options: ScanOptions, context: &Conte
 }
 
 /// The manifest with the user's name and trackers beside the content.
-pub(super) fn with_hints(manifest: Manifest, name: Option<String>, trackers: &[Url]) -> Result<Manifest, Failure> {
-    let name = name.or_else(|| manifest.hints().name.clone());
+pub(super) fn with_hints(
+    manifest: Manifest,
+    root: &Path,
+    name: Option<String>,
+    trackers: &[Url],
+) -> Result<Manifest, Failure> {
+    let own = root.file_name().and_then(|name| name.to_str()).filter(|name| check_component(name).is_ok());
+    let name = name.or_else(|| own.map(str::to_owned));
     let trackers = trackers.iter().take(HINT_URLS).map(Url::to_string).collect();
     Ok(manifest.with_hints(Hints { name, trackers, web_seeds: Vec::new() })?)
 }

@@ -149,7 +149,8 @@ impl Seeder<'_> {
         let scanned = create::scan_path(path, &self.args.scan, self.context).await?;
         let trackers = &self.args.net.tracker;
         let hinted = if trackers.is_empty() { &self.own } else { trackers };
-        let manifest = Arc::new(create::with_hints(scanned.manifest.clone(), self.args.name.clone(), hinted)?);
+        let manifest =
+            Arc::new(create::with_hints(scanned.manifest.clone(), &scanned.root, self.args.name.clone(), hinted)?);
         if let Some(file) = &self.args.manifest {
             create::write_manifest(&manifest, file)?;
         }

@@ -131,24 +131,20 @@ pub fn start(conn: ConnId, opened: Opened, shared: &Shared, parent: &Cancellatio
     let token = cancel.clone();
     let events = shared.events.clone();
     tokio::spawn(async move {
-        let mut writing = tokio::spawn(run_until(token.clone(), writer.run()));
-        tokio::select! {
-            () = token.cancelled() => {}
-            _ = reader.run() => {}
-            _ = &mut writing => {}
-        }
+        // The writer cancels the token at its end, so that either half takes the other with it.
+        let writing = tokio::spawn({
+            let token = token.clone();
+            async move {
+                token.run_until_cancelled(writer.run()).await;
+                token.cancel();
+            }
+        });
+        token.run_until_cancelled(reader.run()).await;
         token.cancel();
         let _ = writing.await;
         let _ = events.send(Event::Closed { conn }).await;
     });
     Link { commands, backlog, cancel }
-}
-
-async fn run_until(token: CancellationToken, work: impl Future<Output = io::Result<()>>) {
-    tokio::select! {
-        () = token.cancelled() => {}
-        _ = work => {}
-    }
 }
 
 struct Reader {

@@ -14,8 +14,8 @@ use crate::swarm::{self, ConnId, Input, Outcome, Output, Swarm, Time, TrackerId}
 use shoal_protocol::announce::{Announce, Event as AnnounceEvent, Handout, StopReason};
 use shoal_protocol::geometry::Piece;
 use shoal_protocol::message::{Block, GoodbyeReason, Hello};
-use shoal_protocol::{Hash, Manifest, Message, SwarmId};
-use std::collections::BTreeMap;
+use shoal_protocol::{Hash, Manifest, Message, PeerId, SwarmId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -120,6 +120,7 @@ pub enum Event {
 }
 
 /// What a driver works on.
+#[derive(Debug)]
 pub struct Work {
     pub core: Arc<Core>,
     pub manifest: Arc<Manifest>,
@@ -152,6 +153,9 @@ struct Driver {
     arrived: Option<Buffer>,
     trackers: Vec<TrackerState>,
     incoming: u32,
+    /// Who is behind each connection, and who of them ever sent payload.
+    names: BTreeMap<ConnId, PeerId>,
+    sources: BTreeSet<PeerId>,
     resumed: u64,
     checkpointed: Instant,
     starved: (Instant, u64),
@@ -173,6 +177,8 @@ impl Driver {
             arrived: None,
             trackers,
             incoming: 0,
+            names: BTreeMap::new(),
+            sources: BTreeSet::new(),
             checkpointed: start,
             starved: (start, 0),
             disk_bound: 0.0,
@@ -235,6 +241,7 @@ impl Driver {
             Event::Message { conn, message } => self.input(Input::Message { conn, message }),
             Event::Block { conn, block, buffer } => {
                 self.arrived = Some(buffer);
+                self.sources.extend(self.names.get(&conn));
                 self.input(Input::BlockArrived { conn, block });
                 self.arrived = None;
             }
@@ -243,6 +250,7 @@ impl Driver {
             Event::Unreadable { conn, block, error } => self.unreadable(conn, block, &error),
             Event::Closed { conn } => {
                 self.links.remove(&conn);
+                self.names.remove(&conn);
                 self.input(Input::Closed { conn });
             }
             Event::Hashed { piece, outcome } => self.input(Input::Hashed { piece, outcome }),
@@ -267,6 +275,7 @@ impl Driver {
         let rtt_us = u64::try_from(opened.rtt.as_micros()).unwrap_or(u64::MAX);
         let link = connection::start(conn, opened, &self.job.shared, &self.job.cancel);
         self.links.insert(conn, link);
+        self.names.insert(conn, hello.peer);
         let remote = shoal_protocol::address::canonical_addr(remote);
         self.input(Input::Connected { conn, remote, dialled, hello, rtt_us });
     }
@@ -462,6 +471,7 @@ impl Driver {
             rate_down,
             rate_up,
             incoming: self.incoming,
+            sources: self.sources.len() as u32,
             finished_peers: counters.finished_peers,
             disk_bound: self.disk_bound,
             trackers: self.trackers.clone(),
@@ -470,7 +480,6 @@ impl Driver {
         };
         for peer in peers.filter(|p| p.told) {
             stats.peers += 1;
-            stats.sources += u32::from(peer.delivered > 0);
             if peer.is_seed() {
                 stats.seeds += 1;
             } else {
