@@ -259,7 +259,7 @@ pub struct FetchArgs {
     /// Give up (exit code 7, or 4 if nobody was reachable) if it isn't complete by then; what is there is kept
     #[arg(long, value_name = "DUR", value_parser = parse_duration, help_heading = "Ending")]
     pub timeout: Option<Duration>,
-    /// Give up if nothing new came for so long
+    /// Give up if nothing new came for so long; 0: never
     #[arg(long, value_name = "DUR", default_value = "10m", value_parser = parse_duration, help_heading = "Ending")]
     pub stall_timeout: Duration,
     /// Start from zero instead of going on from what is there

@@ -26,6 +26,7 @@ const SERVING: &str = "serving";
 struct Entry<'a> {
     pid: u32,
     id: String,
+    #[serde(serialize_with = "super::output::lossy")]
     path: &'a Path,
     port: u16,
     since: String,

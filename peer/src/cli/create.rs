@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 #[derive(Serialize)]
 struct Result_<'a> {
     id: String,
+    #[serde(serialize_with = "super::output::lossy")]
     manifest: &'a Path,
     bytes: u64,
     files: usize,

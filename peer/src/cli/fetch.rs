@@ -17,6 +17,7 @@ use shoal_protocol::announce::{Scrape, StopReason};
 use shoal_protocol::units::format_size;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Between two looks at the numbers.
@@ -28,6 +29,7 @@ const PROBE: Duration = Duration::from_secs(3);
 struct FetchResult {
     changed: bool,
     id: String,
+    #[serde(serialize_with = "super::output::lossy")]
     path: PathBuf,
     bytes: u64,
     elapsed_s: f64,
@@ -77,7 +79,7 @@ pub(super) async fn run(args: FetchArgs, context: Context) -> Result<Outcome, Fa
     let name = shown_name(&found.manifest);
     let Found { manifest, trackers, peers, .. } = found;
     let manifest = Arc::new(manifest);
-    match open(&args, &manifest, &out, &name, &context).await? {
+    match open(&args, &manifest, &out, &name, &context, start).await? {
         Opened::Complete(path) => {
             let job = Job { args: &args, config, context: &context, manifest, out, name, start };
             if let Some(engine) = engine {
@@ -129,6 +131,7 @@ async fn open(
     out: &Path,
     name: &str,
     context: &Context,
+    start: Instant,
 ) -> Result<Opened, Failure> {
     let options = DownloadOptions {
         resume: !args.no_resume,
@@ -142,17 +145,32 @@ async fn open(
     };
     let (manifest, out, cancelled) = (Arc::clone(manifest), out.to_owned(), context.signals.cancelled());
     let output = context.output.clone();
+    // Waiting for another process may take for ever; what ends the check of a signal ends it at the deadline too.
+    let late = Arc::new(AtomicBool::new(false));
+    let timer = args.timeout.map(|timeout| {
+        let (late, cancelled) = (Arc::clone(&late), Arc::clone(&cancelled));
+        tokio::spawn(async move {
+            tokio::time::sleep(timeout.saturating_sub(start.elapsed())).await;
+            late.store(true, Ordering::Relaxed);
+            cancelled.store(true, Ordering::Relaxed);
+        })
+    });
     let result = blocking(&context.output, name, "checking", move |progress| {
         let waiting = |pid: u32| {
-            output.say_once(
-                "waiting",
-                &format!("process {pid} is fetching this to the same place; waiting for its result"),
-            );
+            let text = format!("process {pid} is fetching this to the same place; waiting for its result");
+            output.say_once("waiting", &text);
         };
         Download::open(manifest, &out, &options, progress, &cancelled, &waiting)
     });
-    match (result.await, context.signals.asked()) {
+    let result = result.await;
+    if let Some(timer) = timer {
+        timer.abort();
+    }
+    match (result, context.signals.asked()) {
         (Err(_), Some(stop)) => Err(stop.failure()),
+        (Err(_), None) if late.load(Ordering::Relaxed) => {
+            Err(Failure::new(FailureKind::Incomplete, "the time was over before fetching began"))
+        }
         (result, _) => result,
     }
 }
@@ -173,7 +191,7 @@ impl Job<'_> {
         let output = &self.context.output;
         output.say(&format!("already complete: {} ({})", path.display(), format_size(self.manifest.bytes())));
         let mut result = self.result(&path, &Stats::default(), false);
-        output.data(&path.display().to_string());
+        output.data_path(&path);
         output.record("complete", &result);
         if let (Some(seed_for), false) = (self.args.seed_for, self.args.no_upload) {
             if self.args.background {
@@ -213,7 +231,7 @@ impl Job<'_> {
         };
         let mut result = self.result(&path, &stats, true);
         output.say(&summary(&stats, self.manifest.bytes(), result.elapsed_s));
-        output.data(&path.display().to_string());
+        output.data_path(&path);
         output.record("complete", &result);
         let seed_for = self.args.seed_for.unwrap_or(SeedFor::Auto);
         let port = engine.local_addr().port();
@@ -304,6 +322,9 @@ fn kept(failure: Failure, stats: &Stats, out: &Path) -> Failure {
     if failure.hint.is_some() || matches!(failure.kind, FailureKind::Bug | FailureKind::Refused) {
         return failure;
     }
+    if stats.done == 0 {
+        return failure.hint("nothing was fetched yet; run the same command again to try again");
+    }
     let size = format_size(stats.done);
     failure.hint(format!("{size} is kept in {}.part; run the same command again to go on", out.display()))
 }
@@ -326,6 +347,7 @@ fn summary(stats: &Stats, bytes: u64, elapsed_s: f64) -> String {
 #[derive(Serialize)]
 struct Plan {
     id: String,
+    #[serde(serialize_with = "super::output::lossy")]
     path: PathBuf,
     files: usize,
     bytes: u64,

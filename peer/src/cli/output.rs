@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::io::{self, IsTerminal as _, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -132,26 +133,35 @@ impl Output {
     /// escapes what comes from outside, as only it knows which spelling its readers expect.
     pub fn data(&self, line: &str) {
         if !self.inner.json {
-            self.stdout(&format!("{line}\n"));
+            self.stdout(format!("{line}\n").as_bytes());
+        }
+    }
+
+    /// A path as data: byte for byte, as scripts hand it on to other programs.
+    pub fn data_path(&self, path: &Path) {
+        if !self.inner.json {
+            let mut line = path.as_os_str().as_encoded_bytes().to_vec();
+            line.push(b'\n');
+            self.stdout(&line);
         }
     }
 
     /// Data that isn't lines, such as a whole manifest.
     pub fn raw(&self, text: &str) {
-        self.stdout(text);
+        self.stdout(text.as_bytes());
     }
 
     /// A record, with `--json` only.
     pub fn record(&self, kind: &str, fields: &impl Serialize) {
         if self.inner.json {
-            self.stdout(&record(kind, &body(fields)));
+            self.stdout(record(kind, &body(fields)).as_bytes());
         }
     }
 
     /// A progress record: on stdout among the other records, else on stderr, as `--progress json` asks.
     pub fn progress_record(&self, fields: &impl Serialize) {
         let line = record("progress", &body(fields));
-        if self.inner.json { self.stdout(&line) } else { self.stderr(line.trim_end()) }
+        if self.inner.json { self.stdout(line.as_bytes()) } else { self.stderr(line.trim_end()) }
     }
 
     /// Talk.
@@ -196,7 +206,7 @@ impl Output {
                 let head = body(&Verdict { ok: true, exit: 0, kind: "done", retry: false });
                 let fields = if outcome.fields.is_empty() { head } else { format!("{head},{}", outcome.fields) };
                 if self.inner.json {
-                    self.stdout(&record("result", &fields));
+                    self.stdout(record("result", &fields).as_bytes());
                 }
             }
             Err(failure) => {
@@ -235,13 +245,13 @@ impl Output {
         }
     }
 
-    fn stdout(&self, text: &str) {
+    fn stdout(&self, text: &[u8]) {
         if *self.inner.closed.borrow() {
             return;
         }
         let write = || {
             let mut out = io::stdout().lock();
-            out.write_all(text.as_bytes()).and_then(|()| out.flush())
+            out.write_all(text).and_then(|()| out.flush())
         };
         let result = match &*lock(&self.inner.bar) {
             Some(bar) => bar.suspend(write),
@@ -300,6 +310,14 @@ fn failure_fields(failure: &Failure) -> FailureFields<'_> {
         details: &failure.details,
         hint: failure.hint.as_deref(),
     }
+}
+
+/// A path in a record. JSON has no other text than Unicode, and a path that isn't must not cost the whole record.
+///
+/// # Errors
+/// The serializer's own.
+pub fn lossy<P: AsRef<Path>, S: serde::Serializer>(path: &P, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.as_ref().to_string_lossy())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

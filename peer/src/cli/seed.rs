@@ -23,12 +23,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 const TICK: Duration = Duration::from_millis(250);
+/// Own addresses that are named: a host of containers has hundreds, and nobody reads them.
+const OWN: usize = 6;
 
 #[derive(Serialize)]
 struct Ready<'a> {
     link: &'a str,
     id: String,
     name: Option<&'a str>,
+    #[serde(serialize_with = "super::output::lossy")]
     path: &'a Path,
     bytes: u64,
     also: &'a [String],
@@ -44,6 +47,7 @@ struct SeedResult {
 #[derive(Serialize)]
 struct ContentResult {
     id: String,
+    #[serde(serialize_with = "super::output::lossy")]
     path: PathBuf,
     sent: u64,
     finished_peers: u32,
@@ -57,7 +61,10 @@ struct Content {
     handle: Handle,
     notices: mpsc::Receiver<Notice>,
     troubles: Troubles,
-    ready: bool,
+    /// PATHs whose link is still to be printed.
+    pending: usize,
+    /// Set once the content can be fetched: the tracker that has the manifest, if it isn't this process.
+    ready: Option<Option<Url>>,
     refused: usize,
     _publishing: Vec<Publishing>,
 }
@@ -72,7 +79,7 @@ pub(super) async fn run(args: SeedArgs, context: Context) -> Result<Outcome, Fai
     let engine = Engine::start(config).await?;
     let names = interfaces::reachable(&args.net.listen());
     let port = engine.local_addr().port();
-    let own: Vec<Url> = names.iter().filter_map(|ip| own_url(SocketAddr::new(*ip, port))).collect();
+    let own: Vec<Url> = names.iter().take(OWN).filter_map(|ip| own_url(SocketAddr::new(*ip, port))).collect();
     let mut seeding = Seeder { args: &args, context: &context, engine: &engine, own, contents: Vec::new(), start };
     let result = seeding.work().await;
     let contents = std::mem::take(&mut seeding.contents);
@@ -130,11 +137,11 @@ impl Seeder<'_> {
     async fn work(&mut self) -> Result<(), Failure> {
         let (tell, mut told) = mpsc::channel(64);
         for path in &self.args.paths {
-            let (content, new) = self.add(path, &tell).await?;
-            if !new {
-                self.announce_ready(content, None);
-            } else if self.args.net.tracker.is_empty() {
+            let content = self.add(path, &tell).await?;
+            if self.args.net.tracker.is_empty() {
                 self.ready(content, None);
+            } else {
+                self.print(content);
             }
             // What trackers said meanwhile, so that the first link doesn't wait for the last hash.
             while let Ok(published) = told.try_recv() {
@@ -144,8 +151,8 @@ impl Seeder<'_> {
         self.serve(&mut told).await
     }
 
-    /// Hashes a path and starts serving it; returns its position and whether it is new.
-    async fn add(&mut self, path: &Path, tell: &mpsc::Sender<Published>) -> Result<(usize, bool), Failure> {
+    /// Hashes a path and starts serving it; returns its position among the contents.
+    async fn add(&mut self, path: &Path, tell: &mpsc::Sender<Published>) -> Result<usize, Failure> {
         let scanned = create::scan_path(path, &self.args.scan, self.context).await?;
         let trackers = &self.args.net.tracker;
         let hinted = if trackers.is_empty() { &self.own } else { trackers };
@@ -160,7 +167,8 @@ impl Seeder<'_> {
                 path.display(),
                 self.contents[at].path.display()
             ));
-            return Ok((at, false));
+            self.contents[at].pending += 1;
+            return Ok(at);
         }
         let index = self.contents.len();
         let parcel = Parcel::new(index, &manifest, &scanned.cvs);
@@ -179,7 +187,8 @@ impl Seeder<'_> {
             troubles: Troubles::new(&self.context.output, &name, self.engine.local_addr().port()),
             handle,
             notices,
-            ready: false,
+            pending: 1,
+            ready: None,
             refused: 0,
             _publishing: trackers
                 .iter()
@@ -187,7 +196,7 @@ impl Seeder<'_> {
                 .collect(),
             manifest,
         });
-        Ok((index, true))
+        Ok(index)
     }
 
     /// A tracker has the manifest, or doesn't want or get it.
@@ -200,7 +209,7 @@ impl Seeder<'_> {
                 let text = format!("tracker {} refuses the manifest: {error}", tracker.base());
                 let row = &mut self.contents[content];
                 row.refused += 1;
-                if row.refused >= self.args.net.tracker.len() && !row.ready {
+                if row.refused >= self.args.net.tracker.len() && row.ready.is_none() {
                     return Err(Failure::new(FailureKind::Refused, text));
                 }
                 output.warn_once(&format!("refused {tracker} {content}"), &text);
@@ -217,25 +226,32 @@ impl Seeder<'_> {
         Ok(())
     }
 
-    /// The content can be fetched: its link is printed once; further trackers are only mentioned.
+    /// The content can be fetched: its link is printed; further trackers are only mentioned.
     fn ready(&mut self, content: usize, tracker: Option<&Url>) {
         let row = &mut self.contents[content];
-        if std::mem::replace(&mut row.ready, true) {
-            if let Some(tracker) = tracker {
-                self.context.output.say(&format!("also: {}", link(tracker, row.manifest.id())));
-            }
-            return;
+        if row.ready.is_none() {
+            row.ready = Some(tracker.cloned());
+        } else if let Some(tracker) = tracker {
+            self.context.output.say(&format!("also: {}", link(tracker, row.manifest.id())));
         }
-        self.announce_ready(content, tracker);
+        self.print(content);
     }
 
-    fn announce_ready(&self, content: usize, tracker: Option<&Url>) {
+    /// Prints the link for every PATH that waits for it, if there is one yet.
+    fn print(&mut self, content: usize) {
+        let row = &mut self.contents[content];
+        if row.ready.is_some() {
+            for _ in 0..std::mem::take(&mut row.pending) {
+                self.print_link(content);
+            }
+        }
+    }
+
+    fn print_link(&self, content: usize) {
         let row = &self.contents[content];
         let id: ContentId = row.manifest.id();
-        let mut servers: Vec<&Url> = self.args.public_url.iter().chain(tracker).chain(&self.own).collect();
-        if tracker.is_none() && !self.args.net.tracker.is_empty() && servers.len() > self.own.len() {
-            servers.truncate(1);
-        }
+        let tracker = row.ready.iter().flatten();
+        let servers: Vec<&Url> = self.args.public_url.iter().chain(tracker).chain(&self.own).collect();
         let Some((best, others)) = servers.split_first() else { return };
         let best = link(best, id).to_string();
         let also: Vec<String> = others.iter().map(|server| link(server, id).to_string()).collect();

@@ -193,7 +193,8 @@ async fn retry(
     loop {
         answered |= error.answered();
         let others = !search.trackers.is_empty() || !search.peers.is_empty();
-        let patience = if answered || others { search.stall } else { PATIENCE };
+        let stall = if search.stall.is_zero() { Duration::MAX } else { search.stall };
+        let patience = if answered || others { stall } else { PATIENCE };
         let limit = search.timeout.unwrap_or(patience);
         let left = limit.saturating_sub(start.elapsed());
         if left.is_zero() {

@@ -137,7 +137,8 @@ impl Stall {
             self.seen = (stats.done, stats.downloaded);
             self.since = Instant::now();
         }
-        self.since.elapsed() >= self.limit
+        // 0 stands for no limit, as it does for rates.
+        !self.limit.is_zero() && self.since.elapsed() >= self.limit
     }
 
     /// Why a fetch gives up, with what it waits for.
@@ -173,8 +174,10 @@ mod tests {
 
     #[test]
     fn a_stall_ends_with_progress_only() {
-        let mut stall = Stall::new(Duration::ZERO);
+        let mut stall = Stall::new(Duration::from_nanos(1));
+        std::thread::sleep(Duration::from_millis(1));
         assert!(stall.look(&Stats::default()));
+        assert!(!Stall::new(Duration::ZERO).look(&Stats::default()));
         let mut patient = Stall::new(Duration::from_secs(60));
         assert!(!patient.look(&Stats::default()));
         let failure = patient.failure(&Stats::default(), None);

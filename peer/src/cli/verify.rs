@@ -26,6 +26,7 @@ struct Bad<'a> {
 #[derive(Serialize)]
 struct Good<'a> {
     id: String,
+    #[serde(serialize_with = "super::output::lossy")]
     path: &'a Path,
     bytes: u64,
 }
