@@ -275,7 +275,7 @@ pub struct FetchArgs {
     #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Target")]
     pub sync: Sync,
     /// Say what would be fetched, and fetch nothing
-    #[arg(short = 'n', long, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    #[arg(short = 'n', long, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue, help_heading = "Target")]
     pub dry_run: bool,
 }
 

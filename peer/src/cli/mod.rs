@@ -49,13 +49,16 @@ pub fn main() -> ExitCode {
         let place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
         output::internal_error(&format!("{what}{place}"));
     }));
-    let code = std::panic::catch_unwind(run).unwrap_or(FailureKind::Bug.exit_code());
+    // Asked before anything is parsed, as a wrong command line and a panic have a result record too.
+    let json = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    let code = std::panic::catch_unwind(|| run(json)).unwrap_or_else(|_| {
+        output::bug_record(json);
+        FailureKind::Bug.exit_code()
+    });
     ExitCode::from(code)
 }
 
-fn run() -> u8 {
-    // Asked before anything is parsed, as a wrong command line has a result record too.
-    let json = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
+fn run(json: bool) -> u8 {
     let args = match parse() {
         Ok(args) => args,
         Err(Refused::Parser(error)) => {

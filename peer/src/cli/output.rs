@@ -4,7 +4,7 @@
 //! commands that live from it stop quietly.
 
 use super::args::{ColorWhen, Global, ProgressMode};
-use crate::failure::{Failure, escape};
+use crate::failure::{Failure, FailureKind, escape};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use std::collections::HashSet;
@@ -284,7 +284,7 @@ pub fn parser_message(error: &clap::Error, json: bool) {
     if json && error.use_stderr() {
         let text = error.render().to_string();
         let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        let failure = Failure::new(crate::failure::FailureKind::Usage, first);
+        let failure = Failure::new(FailureKind::Usage, first);
         let _ = io::stdout().write_all(record("result", &body(&failure_fields(&failure))).as_bytes());
     }
 }
@@ -292,6 +292,14 @@ pub fn parser_message(error: &clap::Error, json: bool) {
 /// One line for a panic, which is our own bug.
 pub fn internal_error(what: &str) {
     let _ = writeln!(io::stderr().lock(), "internal error (please report): {}", escape(what));
+}
+
+/// The last record after a panic; its line for people has been printed.
+pub fn bug_record(json: bool) {
+    if json {
+        let failure = Failure::new(FailureKind::Bug, "internal error (please report)");
+        let _ = io::stdout().write_all(record("result", &body(&failure_fields(&failure))).as_bytes());
+    }
 }
 
 /// Asks for stderr when a log line is due; logging goes through here so that all printing does.
@@ -371,7 +379,6 @@ pub fn rfc3339(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::FailureKind;
 
     #[test]
     fn instants_are_written_as_rfc3339() {
