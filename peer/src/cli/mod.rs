@@ -18,6 +18,7 @@ mod signals;
 mod sources;
 mod staying;
 mod troubles;
+mod values;
 mod verify;
 
 use crate::failure::{Failure, FailureKind};
