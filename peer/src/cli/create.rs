@@ -4,7 +4,7 @@ use super::args::{CreateArgs, ScanArgs};
 use super::output::{Outcome, Output};
 use super::{Context, progress, state_dir};
 use crate::failure::{Failure, FailureKind};
-use crate::store::{ScanOptions, ScanProgress, Scanned, scan};
+use crate::store::scan::{ScanOptions, ScanProgress, Scanned, scan};
 use serde::Serialize;
 use shoal_protocol::limits::HINT_URLS;
 use shoal_protocol::link::Url;
@@ -33,7 +33,7 @@ pub(super) async fn run(args: CreateArgs, context: &Context) -> Result<Outcome, 
         return Err(Failure::new(FailureKind::Usage, "with --json, -o FILE has to say where the manifest goes"));
     }
     let scanned = scan_path(&args.path, &args.scan, context).await?;
-    let manifest = with_hints(scanned.manifest, &scanned.root, args.name, &args.tracker)?;
+    let manifest = with_hints(scanned.manifest, args.name, &scanned.root, &args.tracker)?;
     if to_stdout {
         output.raw(&manifest.to_json());
     } else {
@@ -77,14 +77,16 @@ pub(super) async fn scan_with(path: &Path, options: ScanOptions, context: &Conte
 }
 
 /// The manifest with the user's name and trackers beside the content.
+///
+/// The name is the last component of the resolved path unless the user gives one; what no name may be is left out.
 pub(super) fn with_hints(
     manifest: Manifest,
-    root: &Path,
     name: Option<String>,
+    root: &Path,
     trackers: &[Url],
 ) -> Result<Manifest, Failure> {
-    let own = root.file_name().and_then(|name| name.to_str()).filter(|name| check_component(name).is_ok());
-    let name = name.or_else(|| own.map(str::to_owned));
+    let last = root.file_name().and_then(|name| name.to_str()).filter(|name| check_component(name).is_ok());
+    let name = name.or_else(|| last.map(str::to_owned));
     let trackers = trackers.iter().take(HINT_URLS).map(Url::to_string).collect();
     Ok(manifest.with_hints(Hints { name, trackers, web_seeds: Vec::new() })?)
 }
