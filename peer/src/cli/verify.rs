@@ -4,11 +4,10 @@ use super::args::VerifyArgs;
 use super::output::Outcome;
 use super::{Context, progress, show, sources};
 use crate::failure::{Failure, FailureKind};
-use crate::store::{Report, verify};
+use crate::store::verify::{Report, verify};
 use serde::Serialize;
 use shoal_protocol::Manifest;
 use shoal_protocol::units::format_size;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,17 +35,47 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<Outcome, 
     let manifest = Arc::new(show::manifest_of(&args.what, context).await?);
     let path = args.path.unwrap_or_else(|| PathBuf::from(sources::plain_name(&manifest)));
     let report = check(&manifest, &path, context).await?;
-    let found = problems(&report);
-    for bad in &found {
-        let fields = Bad { path: &bad.path, start: bad.range.start, end: bad.range.end, reason: bad.reason };
-        context.output.record("bad", &fields);
+    let faults = faults(&manifest, &report);
+    for (path, start, end, reason) in &faults {
+        context.output.record("bad", &Bad { path, start: *start, end: *end, reason });
     }
-    if found.is_empty() {
+    if !report.extra.is_empty() {
+        let text = format!("{}: {} files that the content does not have", path.display(), report.extra.len());
+        context.output.say(&text);
+    }
+    if report.is_good() {
         context.output.say(&format!("{}: all good, {}", path.display(), format_size(report.good_bytes)));
         Ok(Outcome::new(&Good { id: manifest.id().to_string(), path: &path, bytes: report.good_bytes }))
     } else {
-        Err(failure(&path, &found))
+        Err(failure(&path, &faults))
     }
+}
+
+/// A path, the first bad byte, the one behind the last, and why.
+type Fault = (String, u64, u64, String);
+
+/// Everything that is wrong, each with its byte range; the whole file where nothing finer is known.
+fn faults(manifest: &Manifest, report: &Report) -> Vec<Fault> {
+    let size = |path: &str| {
+        let entries = manifest.entries();
+        entries.binary_search_by(|entry| entry.path.as_str().cmp(path)).map_or(0, |at| entries[at].size())
+    };
+    let whole = |paths: &[String], reason: &str| {
+        paths.iter().map(|path| (path.clone(), 0, size(path), reason.to_owned())).collect::<Vec<_>>()
+    };
+    let mut out = Vec::new();
+    for bad in &report.bad {
+        let reason = bad.size.map_or_else(|| "wrong bytes".to_owned(), |size| format!("has {size} bytes"));
+        if bad.ranges.is_empty() {
+            out.push((bad.path.clone(), 0, size(&bad.path), reason));
+        } else {
+            out.extend(bad.ranges.iter().map(|range| (bad.path.clone(), range.start, range.end, reason.clone())));
+        }
+    }
+    out.extend(whole(&report.missing, "missing, or of another kind"));
+    out.extend(whole(&report.wrong_mode, "wrong executable bit"));
+    out.extend(whole(&report.wrong_link, "the link points elsewhere"));
+    out
 }
 
 /// Checks a path, showing how far it is.
@@ -63,43 +92,15 @@ pub(super) async fn check(manifest: &Arc<Manifest>, path: &Path, context: &Conte
     }
 }
 
-/// One thing that is wrong, in the form that is shown.
-struct BadRange {
-    path: String,
-    range: Range<u64>,
-    reason: &'static str,
-}
-
-/// Everything that is wrong, by file and byte range; the range is empty where no bytes are concerned.
-fn problems(report: &Report) -> Vec<BadRange> {
-    let bytes = report.bad.iter().flat_map(|file| {
-        let reason = if file.size.is_some() { "wrong size" } else { "wrong bytes" };
-        file.ranges.iter().map(move |range| BadRange { path: file.path.clone(), range: range.clone(), reason })
-    });
-    let whole = |paths: &[String], reason: &'static str| {
-        paths.iter().map(|path| BadRange { path: path.clone(), range: 0..0, reason }).collect::<Vec<_>>()
-    };
-    let mut out: Vec<BadRange> = bytes.collect();
-    out.extend(whole(&report.missing, "missing, or of another kind"));
-    out.extend(whole(&report.wrong_mode, "wrong executable bit"));
-    out.extend(whole(&report.wrong_link, "the link points elsewhere"));
-    out
-}
-
-fn failure(path: &Path, bad: &[BadRange]) -> Failure {
-    let bytes: u64 = bad.iter().map(|bad| bad.range.end - bad.range.start).sum();
-    let text = format!("{}: {} bad ranges, {} in all", path.display(), bad.len(), format_size(bytes));
+fn failure(path: &Path, faults: &[Fault]) -> Failure {
+    let text = format!("{} differs from its manifest in {} places", path.display(), faults.len());
     let mut failure = Failure::new(FailureKind::Integrity, text);
-    for bad in bad.iter().take(LISTED) {
-        let name = if bad.path.is_empty() { path.display().to_string() } else { bad.path.clone() };
-        failure = failure.detail(if bad.range.is_empty() {
-            format!("{name}: {}", bad.reason)
-        } else {
-            format!("{name}: bytes {}-{}: {}", bad.range.start, bad.range.end, bad.reason)
-        });
+    for (file, start, end, reason) in faults.iter().take(LISTED) {
+        let name = if file.is_empty() { path.display().to_string() } else { file.clone() };
+        failure = failure.detail(format!("{name}: bytes {start}-{end}: {reason}"));
     }
-    if bad.len() > LISTED {
-        failure = failure.detail(format!("and {} more (--json lists all)", bad.len() - LISTED));
+    if faults.len() > LISTED {
+        failure = failure.detail(format!("and {} more (--json lists all)", faults.len() - LISTED));
     }
     failure.hint("peer fetch --repair keeps what is good and fetches the rest")
 }
