@@ -4,7 +4,7 @@ use super::args::{CreateArgs, ScanArgs};
 use super::output::{Outcome, Output};
 use super::{Context, progress, state_dir};
 use crate::failure::{Failure, FailureKind};
-use crate::store::scan::{ScanOptions, ScanProgress, Scanned, scan};
+use crate::store::{ScanOptions, ScanProgress, Scanned, scan};
 use serde::Serialize;
 use shoal_protocol::limits::HINT_URLS;
 use shoal_protocol::link::Url;

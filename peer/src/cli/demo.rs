@@ -204,6 +204,7 @@ impl Demo<'_> {
         let mut progress = Progress::new(&self.context.output, "demo");
         let (mut done, mut rates) = (vec![0_u64; count], vec![0_u64; count]);
         let mut rows = vec![Row::default(); count];
+        let mut has_ended = vec![false; count];
         let (mut complete, mut ended, mut last) = (0, 0, Instant::now());
         let mut tick = tokio::time::interval(TICK);
         while ended < count {
@@ -214,7 +215,13 @@ impl Demo<'_> {
                     let Some(Said { number, record }) = said else { break };
                     let at = usize::from(number) - 1;
                     let name = format!("peer {number}");
-                    let Some(record) = record else { return Err(self.processes[at + 1].died(&name)) };
+                    let Some(record) = record else {
+                        // The end of what a process says comes after its result, too.
+                        if has_ended[at] {
+                            continue;
+                        }
+                        return Err(self.processes[at + 1].died(&name));
+                    };
                     match record["type"].as_str() {
                         Some("progress") => {
                             done[at] = record["done"].as_u64().unwrap_or(0);
@@ -230,6 +237,7 @@ impl Demo<'_> {
                         }
                         Some("result") if record["ok"] == true => {
                             ended += 1;
+                            has_ended[at] = true;
                             rows[at] = row(&record);
                         }
                         Some("result") => return Err(failed(&name, &record)),

@@ -6,10 +6,11 @@ use super::progress::Progress;
 use super::publish::{Parcel, Published, Publishing, is_refusal, link, publish};
 use super::sources::shown_name;
 use super::troubles::Troubles;
-use super::{Context, create, fetch, net_names};
+use super::{Context, create, fetch};
 use crate::engine::{Engine, Handle, Notice, Seeding, Stats};
 use crate::failure::{Failure, FailureKind};
-use crate::store::source::SeedSource;
+use crate::net::interfaces;
+use crate::store::SeedSource;
 use serde::Serialize;
 use shoal_protocol::announce::StopReason;
 use shoal_protocol::link::Url;
@@ -76,7 +77,7 @@ pub(super) async fn run(args: SeedArgs, context: Context) -> Result<Outcome, Fai
     let start = Instant::now();
     let config = fetch::engine_config(&args.net, true, false, args.net.tracker.is_empty());
     let engine = Engine::start(config).await?;
-    let names = net_names::reachable(&args.net.listen());
+    let names = interfaces::reachable(&args.net.listen());
     let port = engine.local_addr().port();
     let own: Vec<Url> = names.iter().take(OWN).filter_map(|ip| own_url(SocketAddr::new(*ip, port))).collect();
     let mut seeding = Seeder { args: &args, context: &context, engine: &engine, own, contents: Vec::new(), start };
@@ -155,7 +156,8 @@ impl Seeder<'_> {
         let scanned = create::scan_path(path, &self.args.scan, self.context).await?;
         let trackers = &self.args.net.tracker;
         let hinted = if trackers.is_empty() { &self.own } else { trackers };
-        let manifest = Arc::new(create::with_hints(scanned.manifest, self.args.name.clone(), &scanned.root, hinted)?);
+        let manifest =
+            Arc::new(create::with_hints(scanned.manifest.clone(), self.args.name.clone(), &scanned.root, hinted)?);
         if let Some(file) = &self.args.manifest {
             create::write_manifest(&manifest, file)?;
         }
@@ -170,7 +172,7 @@ impl Seeder<'_> {
         }
         let index = self.contents.len();
         let parcel = Parcel::new(index, &manifest, &scanned.cvs);
-        let source = SeedSource::from_scan(Arc::clone(&manifest), scanned.root, scanned.stamps, &scanned.cvs);
+        let source = SeedSource::of_scan(&scanned, Arc::clone(&manifest));
         let mut handle = self.engine.seed(Seeding {
             manifest: Arc::clone(&manifest),
             source: Arc::new(source),

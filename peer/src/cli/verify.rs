@@ -4,7 +4,7 @@ use super::args::VerifyArgs;
 use super::output::Outcome;
 use super::{Context, progress, show, sources};
 use crate::failure::{Failure, FailureKind};
-use crate::store::verify::{Report, verify};
+use crate::store::{Report, verify};
 use serde::Serialize;
 use shoal_protocol::Manifest;
 use shoal_protocol::units::format_size;
