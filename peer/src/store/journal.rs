@@ -492,9 +492,9 @@ impl Journal {
         let bit = 0x80 >> (piece % 8);
         let Some(byte) = self.live.get_mut(at) else { return Ok(()) };
         if had {
-            *byte |= bit
+            *byte |= bit;
         } else {
-            *byte &= !bit
+            *byte &= !bit;
         }
         self.file.write_all_at(&guarded(self.key, at, *byte), self.areas.live + at as u64 * 4)
     }

@@ -244,3 +244,55 @@ fn verify_names_what_is_wrong_and_where() {
     assert_eq!(report.bad[0].ranges, one(0..4 * P), "without CVs only the whole file can be judged");
     assert!(!report.is_good());
 }
+
+/// Not a test of anything: prints speeds. `MEASURE=PATH cargo test --release -p shoal-peer measure -- --ignored --nocapture`
+#[test]
+#[ignore = "prints speeds, checks nothing"]
+fn measure() {
+    let path = std::path::PathBuf::from(std::env::var_os("MEASURE").unwrap());
+    for _ in 0..3 {
+        let started = std::time::Instant::now();
+        let scanned = scan_with(&path, &ScanOptions::default()).unwrap();
+        println!(
+            "scan: {} bytes, {} entries in {:?}",
+            scanned.manifest.bytes(),
+            scanned.stamps.len(),
+            started.elapsed()
+        );
+    }
+    let (sizes, content): (Vec<u64>, Vec<u8>) = ((0..100_000).map(|n| n * 7919 % 8193).collect(), bytes_of(0, 8193));
+    let entries = sizes.iter().enumerate().map(|(i, size)| shoal_protocol::manifest::Entry {
+        path: format!("d{:03}/f{i:06}", i / 100),
+        kind: Kind::File {
+            size: *size,
+            root: super::testing::root_of_bytes(&content[..*size as usize]),
+            executable: false,
+        },
+    });
+    let manifest = shoal_protocol::Manifest::new(Shape::Tree, 262_144, entries.collect(), Default::default()).unwrap();
+    let manifest = Arc::new(manifest);
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let state_dir = dir.path().join("state");
+    let options = DownloadOptions { resume: true, sync: SyncMode::None, existing: Existing::Refuse, state_dir };
+    let out = dir.path().join("out");
+    let open = || Download::open(manifest.clone(), &out, &options, &|_, _| {}, &GO, &|_| {}).unwrap();
+    let started = std::time::Instant::now();
+    let Opened::Open(download) = open() else { panic!() };
+    let opened = started.elapsed();
+    let mut bytes = Vec::new();
+    for piece in 0..manifest.geometry().pieces() {
+        let block = layout::whole(&manifest, piece).unwrap();
+        bytes.clear();
+        for span in spans(&manifest, block).unwrap() {
+            bytes.extend_from_slice(&content[..span.length as usize]);
+        }
+        download.write(block, &bytes).unwrap();
+        download.mark_verified(piece).unwrap();
+    }
+    let written = started.elapsed();
+    download.finish().unwrap();
+    println!("100,000 files: opened {opened:?}, written {written:?}, finished {:?}", started.elapsed());
+    let started = std::time::Instant::now();
+    assert!(matches!(open(), Opened::Complete(_)));
+    println!("known to be complete after {:?}", started.elapsed());
+}

@@ -130,7 +130,7 @@ impl Download {
         cancelled: &AtomicBool,
         waiting: &dyn Fn(u32),
     ) -> Result<Opened, Failure> {
-        open::open(manifest, out, options, platform::boot_id(), progress, cancelled, waiting)
+        open::open(&manifest, out, options, platform::boot_id(), progress, cancelled, waiting)
     }
 
     /// What is fetched.

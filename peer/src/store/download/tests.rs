@@ -51,7 +51,7 @@ impl World {
     }
 
     fn try_open(&self, boot: Option<[u8; 16]>) -> Result<Opened, Failure> {
-        open::open(self.manifest.clone(), &self.out(), &self.options, boot, &|_, _| {}, &GO, &|_| {})
+        open::open(&self.manifest, &self.out(), &self.options, boot, &|_, _| {}, &GO, &|_| {})
     }
 
     fn open(&self) -> Download {
@@ -308,7 +308,7 @@ fn another_content_under_way_is_refused() {
     other.dir = tempfile::tempdir().unwrap();
     let refused = |resume| {
         let options = DownloadOptions { resume, ..world.options.clone() };
-        open::open(other.manifest.clone(), &world.out(), &options, BOOT, &|_, _| {}, &GO, &|_| {})
+        open::open(&other.manifest, &world.out(), &options, BOOT, &|_, _| {}, &GO, &|_| {})
     };
     assert_eq!(refused(true).unwrap_err().kind, FailureKind::Refused);
     assert_eq!(refused(false).unwrap_err().kind, FailureKind::Refused, "while it runs");
@@ -327,7 +327,7 @@ fn a_second_fetch_waits_and_gets_the_result_of_the_first() {
         let (world, out) = (&world, world.out());
         let second = scope.spawn(move || {
             let waiting = |pid| told.send(pid).unwrap();
-            open::open(world.manifest.clone(), &out, &world.options, BOOT, &|_, _| {}, &GO, &waiting).unwrap()
+            open::open(&world.manifest, &out, &world.options, BOOT, &|_, _| {}, &GO, &waiting).unwrap()
         });
         assert_eq!(tell.recv().unwrap(), std::process::id());
         download.finish().unwrap();
