@@ -94,6 +94,8 @@ impl Tree {
         let mut base = self.base.write().unwrap_or_else(PoisonError::into_inner);
         let result = rename().map(|new| *base = new);
         lock(&self.dirs).clear();
+        // Nothing is written any more, and a file that is open for writing can't be executed.
+        lock(&self.files).clear();
         result
     }
 

@@ -68,6 +68,8 @@ pub fn verify(
     cancelled: &AtomicBool,
 ) -> Result<Report, Failure> {
     let is_tree = manifest.shape() == Shape::Tree;
+    // The user's own link to the content is followed.
+    let path = &path.canonicalize().map_err(|e| Failure::io("can't read", path, &e))?;
     let found = std::fs::metadata(path).map_err(|e| Failure::io("can't read", path, &e))?;
     if found.is_dir() != is_tree {
         let message = format!("{} is {}", path.display(), if is_tree { "not a directory" } else { "a directory" });

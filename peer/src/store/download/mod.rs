@@ -122,6 +122,7 @@ impl Download {
     ///
     /// # Errors
     /// Refused when something else is there or under way, local when there is no room or no permission.
+    #[allow(clippy::needless_pass_by_value)] // The download keeps it.
     pub fn open(
         manifest: Arc<Manifest>,
         out: &Path,

@@ -65,7 +65,9 @@ pub(super) fn open(
         if now == place {
             break held;
         }
-        let _ = std::fs::remove_file(&place.journal);
+        if held.metadata().is_ok_and(|m| m.len() == 0) {
+            let _ = std::fs::remove_file(&place.journal);
+        }
         place = now;
     };
     let result = request.prepare(&place, &held, boot);
@@ -263,6 +265,7 @@ fn begin(
             durable: &durable,
             cvs: &cvs,
             peers: &state.peers,
+            checking: rehash,
             sync: options.sync == SyncMode::Auto,
         },
     )
@@ -281,6 +284,7 @@ fn begin(
     };
     if rehash {
         download.rehash(request.progress, request.cancelled)?;
+        download.checked().map_err(|e| fail("can't write", &download.place.journal, &e))?;
     }
     debug_assert!(lock(&download.state).have.len() == geometry.pieces());
     Ok(Opened::Open(download))

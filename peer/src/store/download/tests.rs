@@ -601,6 +601,68 @@ fn names_that_differ_only_in_case_are_found() {
 }
 
 #[test]
+fn checking_that_was_interrupted_begins_anew() {
+    let mut world = World::of(&[3 * P, 7]);
+    let download = world.open();
+    world.take_all(&download);
+    download.finish().unwrap();
+    drop(download);
+    std::fs::write(world.out().join("d000/f00001"), b"spoilt!").unwrap();
+    world.options.existing = Existing::Repair;
+    let stop = AtomicBool::new(false);
+    // Looking at what is under the name comes first; the flag is set once that is renamed.
+    let part = world.dir.path().join("out.part");
+    let progress = |_, _| stop.store(part.exists(), Ordering::Relaxed);
+    let result = open::open(&world.manifest, &world.out(), &world.options, BOOT, &progress, &stop, &|_| {});
+    assert_eq!(result.unwrap_err().kind, FailureKind::Interrupted);
+    assert_eq!(world.open().have().zeros().collect::<Vec<_>>(), [3]);
+}
+
+/// A small filesystem of its own, where this user may make one.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn at(path: PathBuf) -> Option<Self> {
+        std::fs::create_dir(&path).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&path).stderr(std::process::Stdio::null());
+        mount.status().is_ok_and(|s| s.success()).then_some(Self(path))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_mount_point_is_filled_and_a_full_disk_keeps_what_is_verified() {
+    let world = World::of(&[3 * P, 3 * P, 7, 90]);
+    let Some(_mounted) = Mounted::at(world.out()) else { return };
+    std::fs::write(world.out().join("lost+found"), b"not ours").unwrap();
+    let download = world.open();
+    assert!(download.part_path().starts_with(world.out()));
+    world.take(&download, [0, 1]);
+    let filler = world.out().join("filler");
+    let _ = std::fs::write(&filler, vec![1; 2 << 20]);
+    let bytes = world.piece(4);
+    let error = download.write(Block { piece: 4, offset: 0, length: bytes.len() as u32 }, &bytes).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    world.check_have(&download);
+    drop(download);
+    let failure = world.try_open(BOOT).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Local);
+    std::fs::remove_file(&filler).unwrap();
+    let download = world.open();
+    assert_eq!(download.have().count(), 2);
+    world.take_all(&download);
+    download.finish().unwrap();
+    world.check_complete();
+    assert_eq!(std::fs::read(world.out().join("lost+found")).unwrap(), b"not ours");
+}
+
+#[test]
 fn ten_thousand_small_files_arrive() {
     let sizes: Vec<u64> = (0..10_000).map(|n| n % 900).collect();
     let world = World::of(&sizes);
