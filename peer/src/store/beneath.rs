@@ -56,9 +56,14 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// Whether the executable bit of the manifest is what the file has, and nothing like setuid is.
+    /// Whether the executable bit is what the manifest says.
     pub(crate) fn mode_is(&self, executable: bool) -> bool {
-        (self.mode & 0o100 != 0) == executable && self.mode & 0o7000 == 0
+        (self.mode & 0o100 != 0) == executable
+    }
+
+    /// Whether it is setuid, setgid or sticky, which no content can make a file.
+    pub(crate) fn has_special_mode(&self) -> bool {
+        self.mode & 0o7000 != 0
     }
 }
 
@@ -66,7 +71,8 @@ impl Found {
 pub(crate) struct Tree {
     base: RwLock<Base>,
     dirs: Mutex<Lru<String, Arc<OwnedFd>>>,
-    files: Mutex<Lru<u32, Arc<File>>>,
+    /// With whether they may be written to.
+    files: Mutex<Lru<u32, (Arc<File>, bool)>>,
 }
 
 impl Tree {
@@ -88,6 +94,8 @@ impl Tree {
         let mut base = self.base.write().unwrap_or_else(PoisonError::into_inner);
         let result = rename().map(|new| *base = new);
         lock(&self.dirs).clear();
+        // Nothing is written any more, and a file that is open for writing can't be executed.
+        lock(&self.files).clear();
         result
     }
 
@@ -153,7 +161,7 @@ impl Tree {
 
     /// An entry's file for reading and writing in parts, with its final size.
     pub(crate) fn writable(&self, entry: u32, path: &str, executable: bool, size: u64) -> io::Result<Arc<File>> {
-        if let Some(file) = lock(&self.files).get(&entry) {
+        if let Some((file, true)) = lock(&self.files).get(&entry) {
             return Ok(file);
         }
         let (dir, name) = self.locate(path, true)?;
@@ -183,17 +191,17 @@ impl Tree {
             allocate(&file, size)?;
         }
         let file = Arc::new(file);
-        lock(&self.files).insert(entry, file.clone());
+        lock(&self.files).insert(entry, (file.clone(), true));
         Ok(file)
     }
 
     /// An entry's file for reading, from the cache or opened and put there.
     pub(crate) fn readable(&self, entry: u32, path: &str) -> io::Result<Arc<File>> {
-        if let Some(file) = lock(&self.files).get(&entry) {
+        if let Some((file, _)) = lock(&self.files).get(&entry) {
             return Ok(file);
         }
         let file = Arc::new(self.open(path)?);
-        lock(&self.files).insert(entry, file.clone());
+        lock(&self.files).insert(entry, (file.clone(), false));
         Ok(file)
     }
 

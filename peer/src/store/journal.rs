@@ -42,6 +42,7 @@ const WAIT: Duration = Duration::from_millis(50);
 const FLAG_MOVING: u8 = 1;
 const FLAG_CLEAN: u8 = 2;
 const FLAG_SYNCED: u8 = 4;
+const FLAG_CHECKING: u8 = 8;
 
 /// Device and inode of the part, so that another file under its name isn't taken for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,6 +173,8 @@ pub(crate) struct Mark {
     pub(crate) clean: bool,
     /// The data was flushed before.
     pub(crate) synced: bool,
+    /// Hashing of what is on disk has begun and not ended: there may be more than is marked.
+    pub(crate) checking: bool,
     /// Digest of the stamps of the large files.
     pub(crate) digest: Hash,
 }
@@ -186,7 +189,8 @@ fn slot_bytes(key: u64, generation: u64, mark: &Mark, bitmap: &[u8]) -> Vec<u8> 
     let mut out = Vec::with_capacity(SLOT_HEAD + bitmap.len() + CHECK);
     out.extend(generation.to_le_bytes());
     let flag = |on, bit| if on { bit } else { 0 };
-    out.push(flag(mark.moving, FLAG_MOVING) | flag(mark.clean, FLAG_CLEAN) | flag(mark.synced, FLAG_SYNCED));
+    let stages = flag(mark.moving, FLAG_MOVING) | flag(mark.checking, FLAG_CHECKING);
+    out.push(stages | flag(mark.clean, FLAG_CLEAN) | flag(mark.synced, FLAG_SYNCED));
     out.extend(mark.digest);
     out.extend(bitmap);
     let check = slot_check(key, &out);
@@ -213,6 +217,7 @@ fn parse_slot(key: u64, bytes: &[u8]) -> Option<Slot> {
         moving: flags & FLAG_MOVING != 0,
         clean: flags & FLAG_CLEAN != 0,
         synced: flags & FLAG_SYNCED != 0,
+        checking: flags & FLAG_CHECKING != 0,
         digest,
     };
     (generation > 0).then(|| Slot { generation, mark, bitmap: rest.to_vec() })
@@ -293,7 +298,7 @@ pub(crate) fn load(file: &File, boot: Option<[u8; 16]>) -> Option<Loaded> {
         })
         .collect();
     Some(Loaded {
-        doubtful: garbled || !same_boot,
+        doubtful: garbled || !same_boot || mark.checking || slots.is_empty(),
         manifest,
         part: header.part,
         same_boot,
@@ -418,6 +423,8 @@ pub(crate) struct Begin<'a> {
     pub(crate) durable: &'a Bitfield,
     pub(crate) cvs: &'a [(u32, Hash)],
     pub(crate) peers: &'a [SocketAddr],
+    /// What is on disk is going to be hashed.
+    pub(crate) checking: bool,
     /// Whether an old checkpoint must survive a power cut in this moment.
     pub(crate) sync: bool,
 }
@@ -457,7 +464,7 @@ impl Journal {
         };
         let areas = header.areas();
         let (live, durable) = (begin.have.to_bytes(), begin.durable.to_bytes());
-        let mark = Mark { synced: true, ..Mark::default() };
+        let mark = Mark { synced: true, checking: begin.checking, ..Mark::default() };
         let mut bytes = header.to_bytes().to_vec();
         bytes.extend_from_slice(&manifest);
         bytes.extend(blake3::hash(&manifest).as_bytes());
@@ -492,9 +499,9 @@ impl Journal {
         let bit = 0x80 >> (piece % 8);
         let Some(byte) = self.live.get_mut(at) else { return Ok(()) };
         if had {
-            *byte |= bit
+            *byte |= bit;
         } else {
-            *byte &= !bit
+            *byte &= !bit;
         }
         self.file.write_all_at(&guarded(self.key, at, *byte), self.areas.live + at as u64 * 4)
     }

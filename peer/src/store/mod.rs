@@ -89,4 +89,6 @@ fn no_such_block() -> io::Error {
 }
 
 #[cfg(test)]
+mod scan_tests;
+#[cfg(test)]
 mod testing;

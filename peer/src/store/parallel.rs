@@ -2,8 +2,8 @@
 //!
 //! The first error stops everybody. So does the flag: then what is done so far comes back, and the caller looks at the flag.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Calls `work` for `0..count`. Each worker has a state of its own, made by `start`; all of them are returned.
 pub(crate) fn for_each<S: Send, E: Send>(
@@ -25,7 +25,7 @@ pub(crate) fn for_each<S: Send, E: Send>(
             }
             if let Err(error) = work(&mut state, at) {
                 stop.store(true, Ordering::Relaxed);
-                failed.lock().unwrap_or_else(|p| p.into_inner()).get_or_insert(error);
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 break;
             }
         }
@@ -44,7 +44,7 @@ pub(crate) fn for_each<S: Send, E: Send>(
         }
         states
     });
-    match failed.into_inner().unwrap_or_else(|p| p.into_inner()) {
+    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(states),
     }
@@ -54,15 +54,20 @@ pub(crate) fn for_each<S: Send, E: Send>(
 mod tests {
     use super::*;
 
+    fn push(all: &mut Vec<u32>, i: u32) -> Result<(), ()> {
+        all.push(i);
+        Ok(())
+    }
+
     #[test]
     fn each_is_done_once_and_errors_stop_all() {
         let go = AtomicBool::new(false);
-        let states = for_each(1000, &go, Vec::new, |s, i| Ok::<_, ()>(s.push(i))).unwrap();
+        let states = for_each(1000, &go, Vec::new, push).unwrap();
         let mut all = states.concat();
         all.sort_unstable();
         assert!(all.into_iter().eq(0..1000));
         assert_eq!(for_each(1000, &go, || (), |(), i| if i == 17 { Err(i) } else { Ok(()) }).unwrap_err(), 17);
         let stop = AtomicBool::new(true);
-        assert!(for_each(1000, &stop, Vec::new, |s, i| Ok::<_, ()>(s.push(i))).unwrap().concat().is_empty());
+        assert!(for_each(1000, &stop, Vec::new, push).unwrap().concat().is_empty());
     }
 }

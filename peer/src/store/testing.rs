@@ -25,9 +25,9 @@ pub(crate) fn root_of_bytes(bytes: &[u8]) -> Hash {
 
 /// A tree of files `d000/f00000` and so on.
 pub(crate) fn manifest_of_sizes(sizes: &[u64], piece: u64) -> Manifest {
-    let entries = content_of(sizes).iter().enumerate().map(|(i, bytes)| Entry {
+    let entries = content_of(sizes).into_iter().enumerate().map(|(i, bytes)| Entry {
         path: format!("d{:03}/f{i:05}", i / 100),
-        kind: Kind::File { size: bytes.len() as u64, root: root_of_bytes(bytes), executable: i % 3 == 1 },
+        kind: Kind::File { size: bytes.len() as u64, root: root_of_bytes(&bytes), executable: i % 3 == 1 },
     });
     Manifest::new(Shape::Tree, piece, entries.collect(), Hints::default()).unwrap()
 }

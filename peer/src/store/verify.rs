@@ -68,6 +68,8 @@ pub fn verify(
     cancelled: &AtomicBool,
 ) -> Result<Report, Failure> {
     let is_tree = manifest.shape() == Shape::Tree;
+    // The user's own link to the content is followed.
+    let path = &path.canonicalize().map_err(|e| Failure::io("can't read", path, &e))?;
     let found = std::fs::metadata(path).map_err(|e| Failure::io("can't read", path, &e))?;
     if found.is_dir() != is_tree {
         let message = format!("{} is {}", path.display(), if is_tree { "not a directory" } else { "a directory" });
@@ -160,6 +162,7 @@ fn hash_all(
     let geometry = manifest.geometry();
     let done = AtomicU64::new(0);
     // (entry, range, CV that was found); the CV is only there where it can't be judged yet.
+    type Parts = Vec<(Range<u64>, Option<Hash>, bool)>;
     type Finding = (u32, Range<u64>, Option<Hash>, bool);
     let entry_path = |entry: u32| manifest.entries().get(entry as usize).map_or("", |e| e.path.as_str());
     let findings = parallel::for_each(
@@ -195,7 +198,7 @@ fn hash_all(
             Ok::<_, Failure>(())
         },
     )?;
-    let mut files: BTreeMap<u32, Vec<(Range<u64>, Option<Hash>, bool)>> = BTreeMap::new();
+    let mut files: BTreeMap<u32, Parts> = BTreeMap::new();
     for (entry, range, cv, good) in findings.into_iter().flat_map(|(_, findings)| findings) {
         if good && cv.is_none() {
             report.good_bytes += range.end - range.start;
@@ -212,7 +215,7 @@ fn hash_all(
             continue;
         }
         let judged = parts.iter().all(|(_, cv, _)| cv.is_none());
-        let ranges = if judged { join(parts.into_iter().map(|p| p.0)) } else { vec![0..size] };
+        let ranges = if judged { join(parts.into_iter().map(|p| p.0)) } else { std::iter::once(0..size).collect() };
         let path = entry_path(entry);
         match report.bad.iter_mut().find(|bad| bad.path == path) {
             Some(bad) => bad.ranges = ranges,

@@ -59,7 +59,7 @@ impl Download {
     }
 
     /// Empty files, empty directories, links, and executable bits of files that were there before.
-    fn make_the_rest(&self) -> Result<(), Failure> {
+    pub(super) fn make_the_rest(&self) -> Result<(), Failure> {
         for entry in self.manifest.entries() {
             let made = match &entry.kind {
                 Kind::File { size: 0, executable, .. } => self.tree.create(&entry.path, *executable, &[]),
@@ -85,7 +85,8 @@ impl Download {
         if found.kind != FileType::RegularFile || found.stamp.size != size {
             return Err(io::Error::other("it was changed while the rest was fetched"));
         }
-        if found.mode_is(executable) { Ok(()) } else { self.tree.set_executable(path, &found, executable) }
+        let right = found.mode_is(executable) && !found.has_special_mode();
+        if right { Ok(()) } else { self.tree.set_executable(path, &found, executable) }
     }
 
     /// Takes the stamps of everything under its final name, and writes the completion record.

@@ -122,6 +122,7 @@ impl Download {
     ///
     /// # Errors
     /// Refused when something else is there or under way, local when there is no room or no permission.
+    #[allow(clippy::needless_pass_by_value)] // The download keeps it.
     pub fn open(
         manifest: Arc<Manifest>,
         out: &Path,
@@ -130,7 +131,7 @@ impl Download {
         cancelled: &AtomicBool,
         waiting: &dyn Fn(u32),
     ) -> Result<Opened, Failure> {
-        open::open(manifest, out, options, platform::boot_id(), progress, cancelled, waiting)
+        open::open(&manifest, out, options, platform::boot_id(), progress, cancelled, waiting)
     }
 
     /// What is fetched.

@@ -36,7 +36,7 @@ struct Request<'a> {
 }
 
 pub(super) fn open(
-    manifest: Arc<Manifest>,
+    manifest: &Arc<Manifest>,
     out: &Path,
     options: &DownloadOptions,
     boot: Option<[u8; 16]>,
@@ -44,8 +44,8 @@ pub(super) fn open(
     cancelled: &AtomicBool,
     waiting: &dyn Fn(u32),
 ) -> Result<Opened, Failure> {
-    let request = Request { manifest: &manifest, options, progress, cancelled };
-    let mut place = Place::of(out, &manifest)?;
+    let request = Request { manifest, options, progress, cancelled };
+    let mut place = Place::of(out, manifest)?;
     if place.journal.symlink_metadata().is_err() {
         // Nobody is at work here: what needs no writing is answered without.
         match request.target(&place)? {
@@ -57,15 +57,17 @@ pub(super) fn open(
     if let Some(parent) = place.out.parent() {
         std::fs::create_dir_all(parent).map_err(|e| Failure::io("can't make", parent, &e))?;
     }
-    refuse_folded_names(&manifest, &place)?;
+    refuse_folded_names(manifest, &place)?;
     let held = loop {
         let held = journal::acquire(&place.journal, manifest.id(), cancelled, waiting)?;
         // Another process may have finished meanwhile, and the place be another one now.
-        let now = Place::of(out, &manifest)?;
+        let now = Place::of(out, manifest)?;
         if now == place {
             break held;
         }
-        let _ = std::fs::remove_file(&place.journal);
+        if held.metadata().is_ok_and(|m| m.len() == 0) {
+            let _ = std::fs::remove_file(&place.journal);
+        }
         place = now;
     };
     let result = request.prepare(&place, &held, boot);
@@ -74,7 +76,7 @@ pub(super) fn open(
             let _ = std::fs::remove_file(&place.journal);
             Ok(Opened::Complete(place.out))
         }
-        Ok(Prepared::Begin { loaded, replace }) => begin(&request, &manifest, place, loaded, replace, boot),
+        Ok(Prepared::Begin { loaded, replace }) => begin(&request, manifest, place, loaded, replace, boot),
         Err(failure) => {
             if held.metadata().is_ok_and(|m| m.len() == 0) {
                 // Made by us a moment ago, only to lock the place.
@@ -85,6 +87,7 @@ pub(super) fn open(
     }
 }
 
+#[allow(clippy::large_enum_variant)] // Made once per fetch.
 enum Prepared {
     Complete,
     Begin { loaded: Option<Loaded>, replace: bool },
@@ -262,6 +265,7 @@ fn begin(
             durable: &durable,
             cvs: &cvs,
             peers: &state.peers,
+            checking: rehash,
             sync: options.sync == SyncMode::Auto,
         },
     )
@@ -280,6 +284,7 @@ fn begin(
     };
     if rehash {
         download.rehash(request.progress, request.cancelled)?;
+        download.checked().map_err(|e| fail("can't write", &download.place.journal, &e))?;
     }
     debug_assert!(lock(&download.state).have.len() == geometry.pieces());
     Ok(Opened::Open(download))

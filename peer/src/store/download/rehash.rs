@@ -5,6 +5,7 @@
 
 use super::super::beneath::lock;
 use super::super::hashing::Hasher;
+use super::super::journal::Mark;
 use super::super::parallel;
 use super::{Download, known_root};
 use crate::failure::{Failure, FailureKind};
@@ -15,6 +16,12 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 impl Download {
+    /// Notes that nothing is left to be found on disk.
+    pub(super) fn checked(&self) -> io::Result<()> {
+        let have = self.have();
+        lock(&self.journal).as_mut().map_or(Ok(()), |journal| journal.checkpoint(&have, Mark::default()))
+    }
+
     /// Hashes every piece that isn't had and whose place on disk holds anything.
     pub(super) fn rehash(&self, progress: &(dyn Fn(u64, u64) + Sync), cancelled: &AtomicBool) -> Result<(), Failure> {
         let geometry = self.manifest.geometry();
