@@ -134,7 +134,7 @@ impl Swarm {
         }
         if let Some(mut spread) = self.spread.take() {
             let picker = &self.picker;
-            spread.left(conn, |p| picker.leechers_with(p) > 0);
+            spread.left(conn, &session.have, |p| picker.leechers_with(p) > 0);
             self.spread = Some(spread);
         }
         self.pex.forget(conn);

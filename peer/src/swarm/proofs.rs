@@ -49,10 +49,8 @@ impl Swarm {
             self.fetch_cvs(now);
             return Ok(());
         }
-        let runs = self
-            .cvs
-            .learn(first, count, hashes)
-            .map_err(|()| WireError::OutOfRange("CVs that do not fold to the root"))?;
+        let runs =
+            self.cvs.learn(first, count, hashes).ok_or(WireError::OutOfRange("CVs that do not fold to the root"))?;
         for (first, cvs) in runs {
             self.out.push_back(Output::KeepCvs { first, cvs });
         }
