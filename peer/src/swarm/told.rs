@@ -74,11 +74,11 @@ impl Swarm {
             if !session.have.set(piece, true) {
                 continue;
             }
-            session
-                .refused
-                .remove(&piece)
-                .filter(|_| session.probation)
-                .map(|until| session.refused.insert(piece, until));
+            // What it rejected for want of it can be asked for again, what it sent wrong can not.
+            let bad = self.blame.record(session.hello.peer).is_some_and(|r| r.bad.contains(&piece));
+            if !bad {
+                session.refused.remove(&piece);
+            }
             self.picker.increment(piece);
             if !self.have.has(piece) {
                 session.useful += 1;
