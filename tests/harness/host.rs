@@ -97,6 +97,9 @@ impl Disk {
         assert!(!fed.contains(&index), "block {index} of piece {} was stored twice in one try", block.piece);
         fed.push(index);
         assert_eq!(last, fed.len() == count as usize, "`last` is wrong for piece {}", block.piece);
+        if last {
+            self.fed.remove(&block.piece);
+        }
     }
 
     /// Forgets what was hashed.

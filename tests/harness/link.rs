@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 
 /// Bytes that an uplink takes from one lane before it turns to the next.
 pub const SLICE: u64 = 64 << 10;
-/// Bytes under way on one lane.
+/// Bytes that may be under way on any lane; more where rate and latency need it.
 pub const IN_FLIGHT: u64 = 1 << 20;
 
 /// What waits in a lane.
@@ -62,6 +62,8 @@ pub struct Lane {
     pub open: bool,
     /// What waits.
     pub queue: VecDeque<Item>,
+    /// Bytes that may be under way.
+    pub window: u64,
     /// Bytes sent and not received.
     pub in_flight: u64,
     /// It waits for its turn at the uplink.
@@ -73,14 +75,23 @@ pub struct Lane {
 impl Lane {
     /// An empty lane.
     #[must_use]
-    pub fn new(from: usize, to: usize) -> Self {
-        Self { from, to, open: true, queue: VecDeque::new(), in_flight: 0, queued: false, last_arrival: Time(0) }
+    pub fn new(from: usize, to: usize, window: u64) -> Self {
+        Self {
+            from,
+            to,
+            open: true,
+            queue: VecDeque::new(),
+            window: window.max(IN_FLIGHT),
+            in_flight: 0,
+            queued: false,
+            last_arrival: Time(0),
+        }
     }
 
     /// Whether its turn at the uplink would bring anything.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.open && !self.queue.is_empty() && self.in_flight < IN_FLIGHT
+        self.open && !self.queue.is_empty() && self.in_flight < self.window
     }
 
     /// Takes the next slice out of the queue.

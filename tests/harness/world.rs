@@ -96,6 +96,8 @@ pub struct World {
     /// How many living hosts other than origins verified each piece.
     copies: Vec<u32>,
     struck: Vec<bool>,
+    /// What waits for a stalled host.
+    frozen: Vec<(usize, Event)>,
     report: Report,
 }
 
@@ -130,6 +132,7 @@ impl World {
             root: [0; 32],
             copies: Vec::new(),
             struck: Vec::new(),
+            frozen: Vec::new(),
             report: Report {
                 world: String::new(),
                 finished: Vec::new(),
@@ -385,9 +388,19 @@ impl World {
         };
         self.trace(self.now.0);
         self.trace(code);
+        let stalled = match &event {
+            Event::Timer(host) | Event::UplinkFree(host) => Some(*host),
+            Event::Input { host, .. } | Event::Announced { host, .. } => Some(*host),
+            Event::Deliver { lane, .. } => Some(self.lanes[*lane].to),
+            _ => None,
+        };
+        if let Some(host) = stalled.filter(|h| self.hosts[*h].stalled) {
+            self.frozen.push((host, event));
+            return;
+        }
         match event {
             Event::Timer(host) => {
-                if self.hosts[host].timer == self.now {
+                if self.hosts[host].timer <= self.now {
                     self.hosts[host].timer = Time::NEVER;
                     self.feed(host, Input::Timeout);
                 }
@@ -469,7 +482,11 @@ impl World {
             Fault::Stall => self.hosts[host].stalled = true,
             Fault::Resume => {
                 self.hosts[host].stalled = false;
-                self.feed(host, Input::Timeout);
+                let (thawed, frozen) = std::mem::take(&mut self.frozen).into_iter().partition(|(h, _)| *h == host);
+                self.frozen = frozen;
+                for (_, event) in Vec::<(usize, Event)>::from(thawed) {
+                    self.after(0, event);
+                }
                 self.start_uplink(host);
             }
             Fault::Join => self.join(host),
@@ -619,8 +636,11 @@ impl World {
         let (ours, theirs) = (self.next_conn, self.next_conn + 1);
         self.next_conn += 2;
         let lane = self.lanes.len();
-        self.lanes.push(Lane::new(from, to));
-        self.lanes.push(Lane::new(to, from));
+        for (from, to) in [(from, to), (to, from)] {
+            let rate = self.hosts[from].up.rate.min(self.hosts[to].down.rate);
+            let window = (rate * self.latency_us as f64 / 1e6 * 4.0) as u64;
+            self.lanes.push(Lane::new(from, to, window));
+        }
         self.hosts[from].conns.insert(ours, Conn { lane, other: to, theirs });
         self.hosts[to].conns.insert(theirs, Conn { lane: lane + 1, other: from, theirs: ours });
         let source = SocketAddr::new(self.hosts[from].addr.ip(), 40_000 + (ours % 20_000) as u16);
@@ -751,9 +771,6 @@ impl World {
 
     fn deliver(&mut self, lane: usize, slice: Slice) {
         let (from, to) = (self.lanes[lane].from, self.lanes[lane].to);
-        if self.hosts[to].stalled {
-            return;
-        }
         self.lanes[lane].in_flight -= slice.bytes;
         self.enqueue(lane);
         for payload in slice.payload {
