@@ -101,14 +101,23 @@ impl AddressBook {
         known.next = now + wait.mul_f64(rng.jitter(0.2));
     }
 
-    /// A connection ended; the address may be dialled again after a while.
-    pub fn closed(&mut self, now: Time, addr: SocketAddr, conn: ConnId, wait: Duration) {
-        if let Some(known) = self.known.get_mut(&addr)
-            && known.conn == Some(conn)
-        {
+    /// A connection ended; its addresses may be dialled again after a while.
+    pub fn closed(&mut self, now: Time, conn: ConnId, wait: Duration) {
+        for known in self.known.values_mut().filter(|k| k.conn == Some(conn)) {
             known.conn = None;
             known.last_connected = Some(now);
             known.next = now + wait;
+        }
+    }
+
+    /// The peer at this address is connected already, or is now, by this connection.
+    pub fn same_as(&mut self, addr: SocketAddr, conn: ConnId) {
+        if let Some(known) = self.known.get_mut(&addr) {
+            if std::mem::take(&mut known.dialing) {
+                self.dialing -= 1;
+            }
+            known.failures = 0;
+            known.conn = Some(conn);
         }
     }
 

@@ -42,6 +42,14 @@ pub struct Suspect {
     pub addr: SocketAddr,
 }
 
+impl Suspect {
+    /// The peer behind a connection.
+    #[must_use]
+    pub fn of(session: &super::session::Session) -> Self {
+        Self { peer: session.hello.peer, addr: session.dialable.unwrap_or(session.remote) }
+    }
+}
+
 /// All that is held against anyone.
 #[derive(Debug, Default)]
 pub struct Blame {

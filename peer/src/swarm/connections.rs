@@ -1,5 +1,6 @@
 //! Connections: who is let in, how one ends, and whom to dial.
 
+use super::blame::Suspect;
 use super::session::Session;
 use super::state::{Swarm, TICK};
 use super::{ConnId, Output, Time, TrackerId};
@@ -11,10 +12,16 @@ use shoal_protocol::{Message, WireError};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// Dial so many peers ourselves; more may dial us, up to the limit. Well above ln N for any swarm.
+/// Dial so many peers ourselves (and fill no more than two thirds of the limit); more may dial us, up to the limit. Well
+/// above ln N for any swarm.
 const DEGREE: usize = 24;
 /// After a connection ended, how long until the same address is dialled again.
 const REDIAL: Duration = Duration::from_secs(2);
+/// A piece that a peer sent wrong is not asked of it again for so long; a fetch whose only source had one bad moment must
+/// be able to end.
+pub(super) const BAD_FOR: Duration = Duration::from_secs(60);
+/// Peers that left blocks behind and are remembered for the case that those are bad.
+const DEPARTED_MAX: usize = 1_024;
 
 impl Swarm {
     pub(super) fn connected(
@@ -27,28 +34,42 @@ impl Swarm {
         rtt_us: u64,
     ) {
         let refuse = if hello.peer == self.config.peer {
-            if let Some(addr) = dialled {
-                self.book.failed(now, addr, true, &mut self.rng);
-            }
-            Some(GoodbyeReason::Duplicate)
+            Some((GoodbyeReason::Duplicate, None))
         } else if self.blame.is_barred(now, hello.peer) {
-            Some(GoodbyeReason::Barred)
-        } else if self.sessions.len() >= self.config.max_peers && !self.make_room() {
-            Some(GoodbyeReason::TooManyPeers)
+            Some((GoodbyeReason::Barred, None))
         } else {
-            self.resolve_duplicate(conn, &hello, dialled.is_some())
+            match self.resolve_duplicate(&hello, dialled.is_some()) {
+                Some(other) => Some((GoodbyeReason::Duplicate, Some(other))),
+                None if self.open_sessions() >= self.config.max_peers && !self.make_room() => {
+                    Some((GoodbyeReason::TooManyPeers, None))
+                }
+                None => None,
+            }
         };
+        let itself = hello.peer == self.config.peer;
         let mut session = Session::new(now, remote, dialled, hello, rtt_us, self.geometry.pieces());
+        if let Some((reason, other)) = refuse {
+            // What was dialled in vain backs off; of another way to a connected peer it is enough to know that it is one.
+            match (dialled, session.dialable, other) {
+                (_, Some(addr), Some(other)) => self.book.same_as(addr, other),
+                (Some(addr), ..) => self.book.failed(now, addr, itself, &mut self.rng),
+                _ => {}
+            }
+            session.refused_here = true;
+            self.sessions.insert(conn, session);
+            self.close(conn, reason);
+            return;
+        }
         if let Some(addr) = session.dialable {
             self.book.connected(now, addr, conn);
         }
         if let Some(record) = self.blame.record(session.hello.peer) {
             session.probation = true;
-            session.refused.extend(&record.bad);
+            session.refused.extend(record.bad.iter().map(|piece| (*piece, now + BAD_FOR)));
         }
+        let needs_manifest = session.hello.needs_manifest;
         self.sessions.insert(conn, session);
-        if let Some(reason) = refuse {
-            self.close(conn, reason);
+        if needs_manifest {
             return;
         }
         self.send_bitfield(now, conn);
@@ -58,8 +79,13 @@ impl Swarm {
         self.tick_due = self.tick_due.min(now + TICK);
     }
 
-    /// Two connections between the same two peers: both sides keep the one that the smaller name dialled.
-    pub(super) fn resolve_duplicate(&mut self, conn: ConnId, hello: &Hello, we_dialled: bool) -> Option<GoodbyeReason> {
+    fn open_sessions(&self) -> usize {
+        self.sessions.values().filter(|s| !s.closing).count()
+    }
+
+    /// Two connections between the same two peers: both sides keep the one that the smaller name dialled. Gives the
+    /// older one if that stays.
+    fn resolve_duplicate(&mut self, hello: &Hello, we_dialled: bool) -> Option<ConnId> {
         let (other, other_incoming) = self
             .sessions
             .iter()
@@ -71,8 +97,7 @@ impl Swarm {
             self.close(other, GoodbyeReason::Duplicate);
             None
         } else {
-            let _ = conn;
-            Some(GoodbyeReason::Duplicate)
+            Some(other)
         }
     }
 
@@ -114,8 +139,11 @@ impl Swarm {
             && !session.closing
         {
             session.closing = true;
+            session.queue.clear();
+            session.wants_any = 0;
             self.out.push_back(Output::Close { conn, reason });
         }
+        self.let_go(conn);
     }
 
     pub(super) fn misbehaved(&mut self, conn: ConnId, error: &WireError) {
@@ -123,24 +151,45 @@ impl Swarm {
         self.close(conn, GoodbyeReason::Protocol);
     }
 
-    pub(super) fn closed(&mut self, now: Time, conn: ConnId) {
-        let Some(mut session) = self.sessions.remove(&conn) else { return };
-        for asked in std::mem::take(&mut session.pipeline.asked) {
-            self.give_back(conn, asked.block);
+    /// What a connection owes us or is on goes to others.
+    fn let_go(&mut self, conn: ConnId) {
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        session.pipeline.asks = 0;
+        for block in session.pipeline.take_all() {
+            self.give_back(conn, block);
         }
         self.release_piece(conn);
+    }
+
+    pub(super) fn closed(&mut self, now: Time, conn: ConnId) {
+        self.let_go(conn);
+        let Some(session) = self.sessions.remove(&conn) else { return };
         if session.told {
             self.uncount(&session);
         }
         if let Some(mut spread) = self.spread.take() {
             let picker = &self.picker;
-            spread.left(conn, |p| picker.leechers_with(p) > 0);
+            spread.left(conn, &session.have, |p| picker.leechers_with(p) > 0);
             self.spread = Some(spread);
         }
         self.pex.forget(conn);
-        if let Some(addr) = session.dialable {
-            let wait = REDIAL.mul_f64(self.rng.jitter(0.5));
-            self.book.closed(now, addr, conn, wait);
+        let again = self.sessions.iter().find(|(_, s)| s.hello.peer == session.hello.peer && !s.closing);
+        match (again.map(|(c, _)| *c), session.dialable) {
+            (Some(other), Some(addr)) => self.book.same_as(addr, other),
+            (None, Some(addr)) if session.unwelcome && !session.refused_here => {
+                self.book.closed(now, conn, REDIAL);
+                self.book.failed(now, addr, false, &mut self.rng);
+            }
+            _ => {
+                let wait = REDIAL.mul_f64(self.rng.jitter(0.5));
+                self.book.closed(now, conn, wait);
+            }
+        }
+        if self.pieces.is_sender(conn) {
+            self.departed.insert(conn, Suspect::of(&session));
+            if self.departed.len() > DEPARTED_MAX {
+                self.departed.pop_first();
+            }
         }
         self.refill_all(now);
         self.serve(now);
@@ -169,8 +218,8 @@ impl Swarm {
     }
 
     pub(super) fn dial(&mut self, now: Time) {
-        let degree = DEGREE.min(self.config.max_peers);
-        let room = degree.saturating_sub(self.sessions.len() + self.book.dialing());
+        let degree = DEGREE.min((self.config.max_peers * 2).div_ceil(3));
+        let room = degree.saturating_sub(self.open_sessions() + self.book.dialing());
         for addr in self.book.dials(now, room, self.have.is_complete(), &mut self.rng) {
             if self.blame.addr_is_barred(now, addr) {
                 self.book.failed(now, addr, false, &mut self.rng);

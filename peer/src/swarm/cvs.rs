@@ -61,18 +61,15 @@ impl CvBook {
         Some((first, self.batch_len(first)))
     }
 
-    /// Takes an answer. `Ok(runs)` are the new CVs as (number of the first, CVs); `Err` means that it is wrong.
-    ///
-    /// # Errors
-    /// When the hashes don't fold to the roots.
-    pub fn learn(&mut self, first: u32, count: u32, hashes: &[Hash]) -> Result<Vec<(u32, Vec<Hash>)>, ()> {
+    /// Takes an answer; gives the new CVs as (number of the first, CVs), or nothing if they don't fold to the roots.
+    pub fn learn(&mut self, first: u32, count: u32, hashes: &[Hash]) -> Option<Vec<(u32, Vec<Hash>)>> {
         let roots = &self.roots;
         let large = self.geometry.large();
         let root = |entry: u32| {
             let at = large.partition_point(|f| f.entry < entry);
             roots.get(at).copied().unwrap_or_default()
         };
-        let found = tree::check_content_batch(&self.geometry, root, first, count, hashes).ok_or(())?;
+        let found = tree::check_content_batch(&self.geometry, root, first, count, hashes)?;
         let mut runs = Vec::new();
         let mut rest = found.as_slice();
         for (file, part) in self.geometry.large_within(first, count) {
@@ -85,7 +82,7 @@ impl CvBook {
             runs.push((low, own.to_vec()));
         }
         self.missing.remove(&first);
-        Ok(runs)
+        Some(runs)
     }
 
     /// The answer to a request; no hashes when something that it needs isn't known here.

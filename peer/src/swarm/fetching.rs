@@ -9,17 +9,25 @@ use std::time::Duration;
 
 /// A peer that told us to ask others is left in peace for this long.
 pub(super) const BUSY_FOR: Duration = Duration::from_secs(2);
+/// Even where nobody else can be asked, a peer that is busy is asked for nothing for so long.
+pub(super) const HOLD: Duration = Duration::from_millis(200);
+/// A piece that a peer rejected is not asked of it for so long.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
 
 impl Swarm {
     /// A block that was asked of a peer won't come from it.
     pub(super) fn give_back(&mut self, conn: ConnId, block: Block) {
         let Some(progress) = self.pieces.map.get_mut(&block.piece) else { return };
         let Some(index) = progress.index_of(block) else { return };
-        if progress.unask(index, conn) && (progress.owner.is_none() || progress.owner == Some(conn)) {
-            self.pieces.disown(block.piece);
-            if self.on_piece.get(&conn) == Some(&block.piece) {
-                self.on_piece.remove(&conn);
+        if progress.unask(index, conn) {
+            // Its owner may be on another piece by now and would not come back for this block: whoever is free takes it.
+            if let Some(owner) = progress.owner
+                && self.on_piece.get(&owner) == Some(&block.piece)
+            {
+                self.on_piece.remove(&owner);
             }
+            self.pieces.disown(block.piece);
+            self.start_over_if_alone(block.piece);
         }
         self.drop_if_untouched(block.piece);
     }
@@ -29,7 +37,24 @@ impl Swarm {
         let owned: Vec<u32> = self.pieces.map.iter().filter(|(_, p)| p.owner == Some(conn)).map(|(n, _)| *n).collect();
         for piece in owned {
             self.pieces.disown(piece);
+            self.start_over_if_alone(piece);
             self.drop_if_untouched(piece);
+        }
+    }
+
+    /// A piece that must come from one peer lost that peer: what is there of it is thrown away.
+    fn start_over_if_alone(&mut self, piece: u32) {
+        let Some(progress) = self.pieces.map.get_mut(&piece) else { return };
+        let idle = progress.blocks.iter().all(|b| !matches!(b, BlockState::Asked(..)));
+        if progress.stage == Stage::Fetching && progress.solo && idle && progress.has_received() {
+            let length: u32 = (0..progress.blocks.len() as u32)
+                .filter(|i| matches!(progress.blocks[*i as usize], BlockState::Received(_)))
+                .map(|i| progress.block(piece, i).length)
+                .sum();
+            progress.clear();
+            self.pieces.orphans.insert(piece);
+            self.counters.wasted += u64::from(length);
+            self.out.push_back(Output::Restart { piece });
         }
     }
 
@@ -66,11 +91,11 @@ impl Swarm {
                 session.hello.no_upload = true;
             }
             if session.pipeline.take(block).is_some() {
-                if matches!(reason, RejectReason::NotHad | RejectReason::Failed) {
-                    session.refused.insert(block.piece);
-                }
                 if reason == RejectReason::QueueFull {
                     session.busy_until = now + BUSY_FOR;
+                    session.hold_until = now + HOLD;
+                } else {
+                    session.refused.insert(block.piece, now + REFUSED_FOR);
                 }
                 self.give_back(conn, block);
             }
@@ -85,13 +110,14 @@ impl Swarm {
             return Err(WireError::Unexpected("an assignment"));
         }
         session.pipeline.asks -= 1;
-        if self.have.has(piece) || self.pieces.map.contains_key(&piece) || session.refused.contains(&piece) {
+        if self.have.has(piece) || self.pieces.map.contains_key(&piece) || !session.may_send(now, piece) {
             let all = Block { piece, offset: 0, length: 0 };
             session.expect_cancelled(all);
             self.send(now, conn, Message::Cancel(all));
         } else {
             self.picker.remove(piece);
             let progress = self.pieces.own(piece, length, conn);
+            progress.solo |= self.blame.open.contains_key(&piece);
             for index in 0..blocks_in(length) {
                 progress.blocks[index as usize] = BlockState::Asked(conn, None);
                 session.pipeline.ask(now, progress.block(piece, index));
@@ -105,17 +131,24 @@ impl Swarm {
         self.counters.downloaded += u64::from(block.length);
         self.total_down.add(now, block.length.into());
         let Some(session) = self.sessions.get_mut(&conn) else {
-            self.counters.wasted += u64::from(block.length);
-            self.out.push_back(Output::Discard);
+            self.discard(block);
             return;
         };
         session.heard = now;
+        if session.closing {
+            self.discard(block);
+            return;
+        }
         let Some(asked) = session.pipeline.take(block) else {
-            self.counters.wasted += u64::from(block.length);
-            self.out.push_back(Output::Discard);
             session.pipeline.spoke(now);
-            if let Err(error) = session.unexpected(block) {
-                self.misbehaved(conn, &error);
+            match session.unexpected(block) {
+                // Given up and yet here: welcome, if nobody else was faster.
+                Ok(true) if self.is_still_wanted(conn, block) => self.store(now, conn, block),
+                Ok(_) => self.discard(block),
+                Err(error) => {
+                    self.discard(block);
+                    self.misbehaved(conn, &error);
+                }
             }
             return;
         };
@@ -128,31 +161,42 @@ impl Swarm {
         self.refill(now, conn);
     }
 
-    pub(super) fn store(&mut self, now: Time, conn: ConnId, block: Block) {
+    fn discard(&mut self, block: Block) {
+        self.counters.wasted += u64::from(block.length);
+        self.out.push_back(Output::Discard);
+    }
+
+    /// Whether a block that was cancelled may be stored: it is missing still, and its piece may have several senders.
+    fn is_still_wanted(&self, conn: ConnId, block: Block) -> bool {
+        let Some(progress) = self.pieces.map.get(&block.piece) else { return false };
+        let Some(index) = progress.index_of(block) else { return false };
+        let missing = !matches!(progress.blocks[index as usize], BlockState::Received(_));
+        progress.stage == Stage::Fetching && missing && (!progress.solo || progress.owner == Some(conn))
+    }
+
+    fn store(&mut self, now: Time, conn: ConnId, block: Block) {
         let progress = self.pieces.map.get_mut(&block.piece);
         let Some((progress, index)) = progress.and_then(|p| p.index_of(block).map(|i| (p, i))) else {
-            self.counters.wasted += u64::from(block.length);
-            self.out.push_back(Output::Discard);
+            self.discard(block);
             return;
         };
-        let loser = match progress.blocks[index as usize] {
-            BlockState::Asked(a, Some(b)) if a == conn => Some(b),
-            BlockState::Asked(a, Some(b)) if b == conn => Some(a),
-            BlockState::Asked(a, None) if a != conn => Some(a),
-            _ => None,
+        let losers = match progress.blocks[index as usize] {
+            BlockState::Asked(a, b) => [Some(a), b],
+            _ => [None, None],
         };
         if progress.stage != Stage::Fetching || !progress.receive(index, conn) {
-            self.counters.wasted += u64::from(block.length);
-            self.out.push_back(Output::Discard);
+            self.discard(block);
             return;
         }
         let last = progress.is_whole();
         if last {
             progress.stage = Stage::Hashing;
+        }
+        if progress.first_missing().is_none() {
             self.pieces.orphans.remove(&block.piece);
         }
         self.out.push_back(Output::Store { block, last });
-        if let Some(loser) = loser {
+        for loser in losers.into_iter().flatten().filter(|c| *c != conn) {
             self.withdraw(now, loser, block, true);
             self.refill(now, loser);
         }
@@ -173,8 +217,8 @@ impl Swarm {
         self.spare.update(now, others, rate)
     }
 
-    /// A peer owes blocks for too long: what it was asked for may be asked of others. It is not cancelled, as what it
-    /// may still send is welcome until somebody else was faster.
+    /// A peer owes blocks for too long: what it was asked for is asked of others. What it sends nevertheless is welcome
+    /// until somebody else was faster.
     pub(super) fn snub(&mut self, now: Time, conn: ConnId) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         let owed: Vec<Block> = session.pipeline.asked.iter().map(|a| a.block).collect();

@@ -28,6 +28,7 @@ pub mod blame;
 mod connections;
 pub mod cvs;
 mod fetching;
+mod invariants;
 pub mod pex;
 pub mod picker;
 pub mod pieces;

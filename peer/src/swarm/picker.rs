@@ -43,6 +43,12 @@ impl Picker {
         self.order.len()
     }
 
+    /// Whether a piece may be started.
+    #[must_use]
+    pub fn is_listed(&self, piece: u32) -> bool {
+        self.position[piece as usize] != NOT_LISTED
+    }
+
     /// How many connected peers have a piece, seeds included.
     #[must_use]
     pub fn availability(&self, piece: u32) -> u32 {

@@ -102,6 +102,19 @@ impl Progress {
         self.received as usize == self.blocks.len()
     }
 
+    /// Whether some block is there.
+    #[must_use]
+    pub fn has_received(&self) -> bool {
+        self.received > 0
+    }
+
+    /// Starts over: nothing is there, nobody is asked.
+    pub fn clear(&mut self) {
+        self.blocks.fill(BlockState::Missing);
+        self.received = 0;
+        self.owner = None;
+    }
+
     /// Whether not a single block is there or asked for.
     #[must_use]
     pub fn is_untouched(&self) -> bool {
@@ -159,6 +172,12 @@ impl Pieces {
                 self.orphans.insert(piece);
             }
         }
+    }
+
+    /// Whether blocks from this connection are part of a piece under way.
+    #[must_use]
+    pub fn is_sender(&self, conn: ConnId) -> bool {
+        self.map.values().any(|p| p.blocks.contains(&BlockState::Received(conn)))
     }
 
     /// The piece is no longer under way.

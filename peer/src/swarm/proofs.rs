@@ -6,6 +6,10 @@ use super::state::Swarm;
 use super::{ConnId, Outcome, Output, Time};
 use shoal_protocol::{Message, WireError};
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// A peer that could not give CVs is asked again after this long: it may have learnt them.
+pub(super) const NO_CVS_FOR: Duration = Duration::from_secs(2);
 
 impl Swarm {
     /// Asks for CV batches that nobody was asked for yet: one at a time of each peer that may have them.
@@ -14,7 +18,14 @@ impl Swarm {
             return;
         }
         let mut asked: BTreeSet<u32> = self.sessions.values().filter_map(|s| s.cv_asked.map(|(b, _)| b)).collect();
-        let able = |s: &Session| s.told && !s.closing && !s.no_cvs && s.cv_asked.is_none() && s.have.count() > 0;
+        let able = |s: &Session| {
+            s.told
+                && !s.closing
+                && s.no_cvs_until <= now
+                && s.cv_late.is_none()
+                && s.cv_asked.is_none()
+                && s.have.count() > 0
+        };
         let mut conns: Vec<(bool, ConnId)> =
             self.sessions.iter().filter(|(_, s)| able(s)).map(|(c, s)| (!s.is_seed(), *c)).collect();
         conns.sort_unstable();
@@ -39,20 +50,19 @@ impl Swarm {
         let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
         match session.cv_asked {
             Some((batch, _)) if batch == first => session.cv_asked = None,
+            _ if session.cv_late == Some(first) => session.cv_late = None,
             _ => return Err(WireError::Unexpected("CVs")),
         }
         if first.checked_add(count).is_none_or(|end| end > self.geometry.pieces()) {
             return Err(WireError::OutOfRange("CVs"));
         }
         if hashes.is_empty() && self.cvs.answer_len(first, count) > 0 {
-            session.no_cvs = true;
+            session.no_cvs_until = now + NO_CVS_FOR;
             self.fetch_cvs(now);
             return Ok(());
         }
-        let runs = self
-            .cvs
-            .learn(first, count, hashes)
-            .map_err(|()| WireError::OutOfRange("CVs that do not fold to the root"))?;
+        let runs =
+            self.cvs.learn(first, count, hashes).ok_or(WireError::OutOfRange("CVs that do not fold to the root"))?;
         for (first, cvs) in runs {
             self.out.push_back(Output::KeepCvs { first, cvs });
         }

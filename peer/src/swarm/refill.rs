@@ -26,7 +26,12 @@ impl Swarm {
         loop {
             let piece_size = u64::from(self.geometry.piece_size());
             let Some(session) = self.sessions.get_mut(&conn) else { return };
-            if session.closing || !session.told || session.hello.no_upload || self.have.is_complete() {
+            if session.closing
+                || !session.told
+                || session.hello.no_upload
+                || self.told_complete
+                || session.hold_until > now
+            {
                 return;
             }
             let window = session.pipeline.window(now);
@@ -36,20 +41,16 @@ impl Swarm {
             if expected >= window || pipeline.asked.len() + pipeline.asks as usize >= depth {
                 return;
             }
-            if session.assigns {
-                if !self.ask_any(conn) {
-                    // Everything is started: an origin still helps to finish.
-                    if !self.steal(now, conn) {
-                        return;
-                    }
-                }
+            let assigns = session.assigns;
+            let owned = self.on_piece.get(&conn).copied();
+            let block = owned.and_then(|piece| self.next_block(conn, piece));
+            if block.is_none() && assigns && self.ask_any(conn) {
                 continue;
             }
-            let owned = self.on_piece.get(&conn).copied();
-            let block = owned
-                .and_then(|piece| self.next_block(conn, piece))
-                .or_else(|| self.adopt(now, conn))
-                .or_else(|| self.start_piece(now, conn));
+            let block = block.or_else(|| self.adopt(now, conn));
+            // An origin that chooses itself is asked by name only for what another one doesn't bring.
+            let by_name = !assigns || self.sessions.get(&conn).is_some_and(|s| s.pipeline.asks == 0);
+            let block = if by_name { block.or_else(|| self.start_piece(now, conn)) } else { block };
             match block {
                 Some(block) => self.ask(now, conn, block),
                 None => {
@@ -119,7 +120,7 @@ impl Swarm {
             return None;
         }
         let session = &self.sessions[&conn];
-        let piece = *self.pieces.orphans.iter().find(|p| session.can_give(**p))?;
+        let piece = *self.pieces.orphans.iter().find(|p| session.can_give(now, **p))?;
         let length = self.geometry.piece_length(piece);
         self.pieces.own(piece, length, conn);
         self.on_piece.insert(conn, piece);
@@ -136,10 +137,10 @@ impl Swarm {
             return None;
         }
         let random = self.have.count() < RANDOM_FIRST && self.config_pieces() > 4 * RANDOM_FIRST;
-        let piece = self.picker.pick(&mut self.rng, random, |p| session.can_give(p))?;
+        let piece = self.picker.pick(&mut self.rng, random, |p| session.can_give(now, p))?;
         self.picker.remove(piece);
         let length = self.geometry.piece_length(piece);
-        self.pieces.own(piece, length, conn);
+        self.pieces.own(piece, length, conn).solo |= self.blame.open.contains_key(&piece);
         self.on_piece.insert(conn, piece);
         self.next_block(conn, piece)
     }
@@ -157,15 +158,23 @@ impl Swarm {
         let mine = thief.pipeline.expected(now, piece_bytes);
         let mut best: Option<(Duration, u32, u32)> = None;
         for (piece, progress) in &self.pieces.map {
-            if progress.stage != Stage::Fetching || progress.solo || !self.sessions[&conn].can_give(*piece) {
+            if progress.stage != Stage::Fetching || progress.solo || !self.sessions[&conn].can_give(now, *piece) {
                 continue;
             }
+            // Blocks that its owner has yet to ask for come after all that it owes.
+            let mut later = 0;
             for (index, state) in progress.blocks.iter().enumerate() {
-                let BlockState::Asked(owner, None) = *state else { continue };
-                if owner == conn {
-                    continue;
-                }
-                let theirs = self.sessions.get(&owner).map_or(Duration::MAX, |s| expected_of(s, now, *piece, index));
+                let length = progress.block(*piece, index as u32).length;
+                let theirs = match (*state, progress.owner) {
+                    (BlockState::Asked(owner, None), _) if owner != conn => {
+                        self.sessions.get(&owner).map_or(Duration::MAX, |s| expected_of(s, now, *piece, index))
+                    }
+                    (BlockState::Missing, Some(owner)) if owner != conn => {
+                        later += u64::from(length);
+                        self.sessions.get(&owner).map_or(Duration::MAX, |s| expected_after(s, now, later))
+                    }
+                    _ => continue,
+                };
                 if theirs > STEAL_MIN && theirs > mine * STEAL_FACTOR && best.is_none_or(|(t, ..)| theirs > t) {
                     best = Some((theirs, *piece, index as u32));
                 }
@@ -173,9 +182,19 @@ impl Swarm {
         }
         let Some((_, piece, index)) = best else { return false };
         let Some(progress) = self.pieces.map.get_mut(&piece) else { return false };
-        let BlockState::Asked(owner, None) = progress.blocks[index as usize] else { return false };
-        progress.blocks[index as usize] = BlockState::Asked(owner, Some(conn));
+        let state = &mut progress.blocks[index as usize];
+        *state = match *state {
+            BlockState::Asked(owner, None) => BlockState::Asked(owner, Some(conn)),
+            BlockState::Missing => BlockState::Asked(conn, None),
+            _ => return false,
+        };
         let block = progress.block(piece, index);
+        if progress.first_missing().is_none()
+            && let Some(owner) = progress.owner
+            && self.on_piece.get(&owner) == Some(&piece)
+        {
+            self.on_piece.remove(&owner);
+        }
         self.ask(now, conn, block);
         true
     }
@@ -190,12 +209,8 @@ impl Swarm {
 
 /// When a peer will have delivered a block that it owes us: by its rate and what stands before it in the queue.
 fn expected_of(session: &Session, now: Time, piece: u32, index: usize) -> Duration {
-    let pipeline = &session.pipeline;
-    if pipeline.snubbed {
-        return Duration::MAX;
-    }
     let mut ahead = 0_u64;
-    for asked in &pipeline.asked {
+    for asked in &session.pipeline.asked {
         ahead += u64::from(asked.block.length);
         if asked.block.piece == piece
             && asked.block.offset as usize / shoal_protocol::limits::BLOCK_BYTES as usize == index
@@ -203,11 +218,23 @@ fn expected_of(session: &Session, now: Time, piece: u32, index: usize) -> Durati
             break;
         }
     }
-    let mut meter = pipeline.meter.clone();
+    time_for(session, now, ahead)
+}
+
+/// When a peer will have delivered so many bytes beyond all that it owes us.
+fn expected_after(session: &Session, now: Time, bytes: u64) -> Duration {
+    time_for(session, now, session.pipeline.bytes + bytes)
+}
+
+fn time_for(session: &Session, now: Time, bytes: u64) -> Duration {
+    if session.pipeline.snubbed {
+        return Duration::MAX;
+    }
+    let mut meter = session.pipeline.meter.clone();
     let rate = meter.rate(now);
     if rate < 1.0 {
         // Never heard of: give it a fair chance before its work is doubled.
         return Duration::from_secs(2);
     }
-    Duration::from_secs_f64((ahead as f64 / rate).min(3600.0))
+    Duration::from_secs_f64((bytes as f64 / rate).min(3600.0))
 }

@@ -23,6 +23,8 @@ pub const PATIENCE_MIN: Duration = Duration::from_millis(1_000);
 pub const PATIENCE_MAX: Duration = Duration::from_secs(10);
 /// A snubbed peer that says nothing is tried again after this.
 const PROBE_AFTER: Duration = Duration::from_secs(10);
+/// One that says something is tried again after this: saying is not sending.
+const PROBE_SPOKEN: Duration = Duration::from_secs(2);
 /// Patience with a peer that has never sent anything: its queue may be long.
 const PATIENCE_FIRST: Duration = Duration::from_secs(4);
 
@@ -52,6 +54,7 @@ pub struct Pipeline {
     last_arrival: Option<Time>,
     waiting_since: Time,
     probe_at: Time,
+    snubbed_at: Time,
     gap: Option<(f64, f64)>,
 }
 
@@ -69,6 +72,7 @@ impl Pipeline {
             last_arrival: None,
             waiting_since: now,
             probe_at: now,
+            snubbed_at: now,
             gap: None,
         }
     }
@@ -100,15 +104,22 @@ impl Pipeline {
         Some(asked)
     }
 
+    /// Takes everything out.
+    pub fn take_all(&mut self) -> Vec<Block> {
+        self.bytes = 0;
+        self.asked.drain(..).map(|a| a.block).collect()
+    }
+
     /// The peer owed us blocks for too long. What it owed must have been taken out.
     pub fn snub(&mut self, now: Time) {
         self.snubbed = true;
         self.probe_at = now + PROBE_AFTER;
+        self.snubbed_at = now;
     }
 
     /// A snubbed peer said something: it may be tried again.
     pub fn spoke(&mut self, now: Time) {
-        self.probe_at = self.probe_at.min(now);
+        self.probe_at = self.probe_at.min(now.max(self.snubbed_at + PROBE_SPOKEN));
     }
 
     /// Payload is arriving: the peer is alive.

@@ -32,6 +32,7 @@ impl Swarm {
             let peers: Vec<SocketAddr> = holders.filter_map(|(_, s)| s.dialable).take(PEX_PEERS).collect();
             Message::Busy { block, peers }
         } else {
+            session.expect_turn(now);
             session.queue.push_back(block);
             self.serve(now);
             return Ok(());
@@ -73,36 +74,42 @@ impl Swarm {
             self.fill_turn(now, conn);
         }
         while upload::open_turns(&self.sessions, now) < upload::TURNS {
-            let Some(conn) = self.next_any_asker(now).or_else(|| upload::next_asker(&self.sessions)) else { return };
+            let starved = upload::starved_asker(&self.sessions, now);
+            let next = starved.or_else(|| self.next_any_asker()).or_else(|| upload::next_asker(&self.sessions));
+            let Some(conn) = next else { return };
             if let Some(session) = self.sessions.get_mut(&conn) {
                 session.turn_piece = None;
                 session.turn_moved = now;
             }
             self.fill_turn(now, conn);
             if self.sessions.get(&conn).is_none_or(|s| s.writing.0 == 0) {
-                return;
+                // There is nothing to choose for it: others must not wait for that.
+                self.reject_asks_of(now, conn);
+                if self.sessions.get(&conn).is_some_and(|s| !s.queue.is_empty()) {
+                    return;
+                }
             }
         }
     }
 
     /// Requests for any piece that can't be met get their answer.
     pub(super) fn reject_any(&mut self, now: Time) {
-        let asking: Vec<(ConnId, u32)> = self
-            .sessions
-            .iter_mut()
-            .filter(|(_, s)| s.wants_any > 0)
-            .map(|(c, s)| (*c, std::mem::take(&mut s.wants_any)))
-            .collect();
-        for (conn, count) in asking {
-            for _ in 0..count {
-                let block = Block { piece: u32::MAX, offset: 0, length: 0 };
-                self.send(now, conn, Message::Reject { block, reason: RejectReason::NothingToAssign });
-            }
+        let asking: Vec<ConnId> = self.sessions.iter().filter(|(_, s)| s.wants_any > 0).map(|(c, _)| *c).collect();
+        for conn in asking {
+            self.reject_asks_of(now, conn);
+        }
+    }
+
+    fn reject_asks_of(&mut self, now: Time, conn: ConnId) {
+        let count = self.sessions.get_mut(&conn).map_or(0, |s| std::mem::take(&mut s.wants_any));
+        for _ in 0..count {
+            let block = Block { piece: u32::MAX, offset: 0, length: 0 };
+            self.send(now, conn, Message::Reject { block, reason: RejectReason::NothingToAssign });
         }
     }
 
     /// The peer to give the next unspread piece to: the one with the shortest relay backlog.
-    pub(super) fn next_any_asker(&self, _now: Time) -> Option<ConnId> {
+    pub(super) fn next_any_asker(&self) -> Option<ConnId> {
         let spread = self.spread.as_ref()?;
         let asks = self
             .sessions

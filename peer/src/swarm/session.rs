@@ -5,7 +5,7 @@ use super::rate::Meter;
 use super::requests::Pipeline;
 use shoal_protocol::message::{Block, Hello};
 use shoal_protocol::{Bitfield, WireError, ranges};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 /// Blocks that may arrive although they were cancelled, before they count as not asked for.
@@ -34,19 +34,21 @@ pub struct Session {
     pub pipeline: Pipeline,
     /// It still gives out pieces of its own choice.
     pub assigns: bool,
-    /// Pieces that it is not asked for (again): it rejected them or sent them wrong.
-    pub refused: BTreeSet<u32>,
+    /// Pieces that it is not asked for until then: it rejected them or sent them wrong.
+    pub refused: BTreeMap<u32, Time>,
     /// One piece at a time, after a bad one.
     pub probation: bool,
     /// Until when it told us to ask others.
     pub busy_until: Time,
+    /// Until when it is asked for nothing at all: what it rejects at once must not be asked again at once.
+    pub hold_until: Time,
     /// What it asked of us, in order.
     pub queue: VecDeque<Block>,
     /// Its unanswered requests for any piece.
     pub wants_any: u32,
     /// Blocks handed to its writer, and their bytes.
     pub writing: (u32, u64),
-    /// Last time its writer took or finished a block.
+    /// Last time its writer took or finished a block, or since when it waits for a turn.
     pub turn_moved: Time,
     /// The piece that its turn is spent on.
     pub turn_piece: Option<u32>,
@@ -58,12 +60,18 @@ pub struct Session {
     pub spoke: Time,
     /// The CV batch asked of it.
     pub cv_asked: Option<(u32, Time)>,
-    /// It can't give CVs.
-    pub no_cvs: bool,
+    /// It could not give CVs, or owes some for too long: it is asked again then.
+    pub no_cvs_until: Time,
+    /// A batch that it still owes us although it isn't waited for.
+    pub cv_late: Option<u32>,
     /// Payload bytes that came from it.
     pub delivered: u64,
     /// It was counted as finished.
     pub counted_finished: bool,
+    /// It was never let in.
+    pub refused_here: bool,
+    /// It ended the connection because it doesn't want us: dialling again backs off.
+    pub unwelcome: bool,
     /// It is to be closed; nothing more is asked or sent.
     pub closing: bool,
     cancelled: VecDeque<Block>,
@@ -96,9 +104,10 @@ impl Session {
             told: false,
             useful: 0,
             pipeline: Pipeline::new(now, rtt_us),
-            refused: BTreeSet::new(),
+            refused: BTreeMap::new(),
             probation: false,
             busy_until: Time(0),
+            hold_until: Time(0),
             queue: VecDeque::new(),
             wants_any: 0,
             writing: (0, 0),
@@ -108,9 +117,12 @@ impl Session {
             heard: now,
             spoke: now,
             cv_asked: None,
-            no_cvs: false,
+            no_cvs_until: Time(0),
+            cv_late: None,
             delivered: 0,
             counted_finished: false,
+            refused_here: false,
+            unwelcome: false,
             closing: false,
             cancelled: VecDeque::new(),
             unasked: 0,
@@ -125,8 +137,21 @@ impl Session {
 
     /// Whether the peer can be asked for a piece at all.
     #[must_use]
-    pub fn can_give(&self, piece: u32) -> bool {
-        self.have.has(piece) && !self.refused.contains(&piece)
+    pub fn can_give(&self, now: Time, piece: u32) -> bool {
+        self.have.has(piece) && self.refused.get(&piece).is_none_or(|until| *until <= now)
+    }
+
+    /// It asks for a block: from now on it waits, unless it did already.
+    pub fn expect_turn(&mut self, now: Time) {
+        if self.queue.is_empty() && self.writing.0 == 0 {
+            self.turn_moved = now;
+        }
+    }
+
+    /// Whether a piece that it gives us by its own choice is taken.
+    #[must_use]
+    pub fn may_send(&self, now: Time, piece: u32) -> bool {
+        self.refused.get(&piece).is_none_or(|until| *until <= now)
     }
 
     /// Notes a cancelled block, which may still arrive.
@@ -137,21 +162,21 @@ impl Session {
         self.cancelled.push_back(block);
     }
 
-    /// A block arrived that is not in the pipeline.
+    /// A block arrived that is not in the pipeline: whether it had been asked for once.
     ///
     /// # Errors
     /// When too many came that nobody asked for.
-    pub fn unexpected(&mut self, block: Block) -> Result<(), WireError> {
+    pub fn unexpected(&mut self, block: Block) -> Result<bool, WireError> {
         // A cancel with length 0 stands for every block of its piece.
         let known = |c: &Block| *c == block || (c.length == 0 && c.piece == block.piece);
         if let Some(at) = self.cancelled.iter().position(known) {
             if self.cancelled[at].length > 0 {
                 self.cancelled.remove(at);
             }
-            return Ok(());
+            return Ok(true);
         }
         self.unasked += 1;
-        if self.unasked > UNASKED_MAX { Err(WireError::Unexpected("blocks that nobody asked for")) } else { Ok(()) }
+        if self.unasked > UNASKED_MAX { Err(WireError::Unexpected("blocks that nobody asked for")) } else { Ok(false) }
     }
 
     /// Checks ranges of pieces from the wire.

@@ -55,8 +55,8 @@ impl Spread {
         self.backlog.insert(conn, 0);
     }
 
-    /// A peer left. What it alone had been given and nobody else has goes out again.
-    pub fn left(&mut self, conn: ConnId, held_by_others: impl Fn(u32) -> bool) {
+    /// A peer left, which had these pieces. What it alone had been given and nobody else has goes out again.
+    pub fn left(&mut self, conn: ConnId, had: &Bitfield, held_by_others: impl Fn(u32) -> bool) {
         if self.backlog.remove(&conn).is_none() {
             return;
         }
@@ -69,13 +69,26 @@ impl Spread {
                         self.out.set(piece, false);
                     }
                 }
-                Some(owner) => {
-                    if let Some(backlog) = self.backlog.get_mut(&owner) {
-                        *backlog -= 1;
-                    }
-                }
-                None => {}
+                // A copy that it lacked is no longer missing.
+                Some(owner) if !had.has(piece) => self.add(owner, -1),
+                _ => {}
             }
+        }
+    }
+
+    fn add(&mut self, owner: ConnId, copies: i64) {
+        if let Some(backlog) = self.backlog.get_mut(&owner) {
+            *backlog += copies;
+        }
+    }
+
+    /// A peer lost a piece again.
+    pub fn lost(&mut self, conn: ConnId, piece: u32) {
+        if let Some(owner) = self.given[piece as usize]
+            && owner != conn
+            && self.backlog.contains_key(&conn)
+        {
+            self.add(owner, 1);
         }
     }
 
@@ -84,9 +97,9 @@ impl Spread {
         self.out.set(piece, true);
         if let Some(owner) = self.given[piece as usize]
             && owner != conn
-            && let Some(backlog) = self.backlog.get_mut(&owner)
+            && self.backlog.contains_key(&conn)
         {
-            *backlog -= 1;
+            self.add(owner, -1);
         }
     }
 
@@ -101,8 +114,29 @@ impl Spread {
         self.backlog.get(&conn).copied().unwrap_or(0)
     }
 
+    /// Checks the backlogs against what the peers have.
+    ///
+    /// # Errors
+    /// Says whose is wrong.
+    pub(super) fn check<'a>(&self, peers: impl Iterator<Item = (ConnId, &'a Bitfield)>) -> Result<(), String> {
+        let peers: Vec<_> = peers.filter(|(conn, _)| self.backlog.contains_key(conn)).collect();
+        if peers.len() as i64 != self.leechers {
+            return Err(format!("{} peers, {} counted", peers.len(), self.leechers));
+        }
+        for (conn, backlog) in &self.backlog {
+            let given = (0..).zip(&self.given).filter(|(_, owner)| **owner == Some(*conn));
+            let lack = |piece: u32| peers.iter().filter(|(c, have)| c != conn && !have.has(piece)).count() as i64;
+            let real: i64 = given.map(|(piece, _)| lack(piece)).sum();
+            if real != *backlog {
+                return Err(format!("backlog of {conn} is {backlog}, should be {real}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the next piece to a peer that lacks it.
     pub fn give(&mut self, conn: ConnId, lacks: impl Fn(u32) -> bool) -> Option<u32> {
+        let others = self.leechers - 1;
         let pieces = self.given.len() as u32;
         let mut skipped = None;
         for step in 0..pieces {
@@ -117,7 +151,8 @@ impl Spread {
             self.next = skipped.unwrap_or((piece + 1) % pieces);
             self.out.set(piece, true);
             self.given[piece as usize] = Some(conn);
-            *self.backlog.entry(conn).or_insert(0) += self.leechers - 1;
+            // Nobody has what is not out: all others need a copy.
+            self.add(conn, others);
             return Some(piece);
         }
         None
@@ -155,8 +190,12 @@ mod tests {
         assert_eq!(spread.backlog(1), 1);
         spread.joined(4);
         assert_eq!(spread.backlog(1), 2);
-        spread.left(3, |_| true);
+        spread.left(3, &Bitfield::none(4), |_| true);
         assert_eq!(spread.backlog(1), 1);
+        let mut had = Bitfield::none(4);
+        had.set(piece, true);
+        spread.left(2, &had, |_| true);
+        assert_eq!(spread.backlog(1), 1, "its copy had been counted already");
     }
 
     #[test]
@@ -165,7 +204,7 @@ mod tests {
         spread.joined(1);
         spread.joined(2);
         assert_eq!((spread.give(1, |_| true), spread.give(1, |_| true)), (Some(0), Some(1)));
-        spread.left(1, |piece| piece == 0);
+        spread.left(1, &Bitfield::none(2), |piece| piece == 0);
         assert_eq!(spread.give(2, |_| true), Some(1));
         assert_eq!(spread.give(2, |_| true), None);
     }

@@ -2,13 +2,14 @@
 
 use super::addresses::AddressBook;
 use super::announcer::Announcer;
-use super::blame::Blame;
+use super::blame::{Blame, Suspect};
 use super::cvs::CvBook;
-use super::fetching::BUSY_FOR;
+use super::fetching::{BUSY_FOR, HOLD};
 use super::pex::Pex;
 use super::picker::Picker;
 use super::pieces::Pieces;
 use super::prng::Prng;
+use super::proofs::NO_CVS_FOR;
 use super::rate::Meter;
 use super::session::Session;
 use super::spare::Spare;
@@ -28,7 +29,7 @@ pub(super) const TICK: Duration = Duration::from_millis(100);
 const TICK_ALONE: Duration = Duration::from_millis(500);
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(120);
-/// A peer that hasn't answered a CV request after this long is asked no more; others are.
+/// When a peer hasn't answered a CV request after this long, others are asked.
 const CV_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Numbers for people and for tests.
@@ -70,6 +71,8 @@ pub struct Swarm {
     pub(super) announcer: Announcer,
     pub(super) pex: Pex,
     pub(super) blame: Blame,
+    /// Who sent blocks of pieces under way and is no longer connected.
+    pub(super) departed: BTreeMap<ConnId, Suspect>,
     pub(super) fresh_haves: BTreeSet<u32>,
     pub(super) haves_due: Time,
     pub(super) tick_due: Time,
@@ -105,6 +108,7 @@ impl Swarm {
             book: AddressBook::default(),
             pex: Pex::default(),
             blame: Blame::default(),
+            departed: BTreeMap::new(),
             fresh_haves: BTreeSet::new(),
             haves_due: Time::NEVER,
             tick_due: now,
@@ -277,6 +281,7 @@ impl Swarm {
             Message::Busy { block, peers } => {
                 let trust = Trust { source: reach(session.remote.ip()), allow_private: self.config.allow_private };
                 session.busy_until = now + BUSY_FOR;
+                session.hold_until = now + HOLD;
                 if session.pipeline.take(block).is_some() {
                     self.give_back(conn, block);
                 }
@@ -303,9 +308,15 @@ impl Swarm {
                 self.dial(now);
             }
             Message::Goodbye { reason, .. } => {
-                if matches!(reason, GoodbyeReason::Leaving | GoodbyeReason::NothingToDo | GoodbyeReason::TooManyPeers) {
-                    session.closing = false;
-                }
+                session.unwelcome = matches!(
+                    reason,
+                    GoodbyeReason::TooManyPeers
+                        | GoodbyeReason::Barred
+                        | GoodbyeReason::BadPiece
+                        | GoodbyeReason::Protocol
+                        | GoodbyeReason::UnknownSwarm
+                        | GoodbyeReason::Trouble
+                );
                 self.close(conn, GoodbyeReason::NothingToDo);
             }
         }
@@ -349,8 +360,8 @@ impl Swarm {
             return;
         }
         if session.cv_asked.is_some_and(|(_, at)| now.since(at) > CV_PATIENCE) {
-            session.cv_asked = None;
-            session.no_cvs = true;
+            session.cv_late = session.cv_asked.take().map(|(batch, _)| batch);
+            session.no_cvs_until = now + NO_CVS_FOR;
         }
         let overdue = session.pipeline.is_overdue(now);
         if now.since(session.spoke) > KEEP_ALIVE {

@@ -74,6 +74,11 @@ impl Swarm {
             if !session.have.set(piece, true) {
                 continue;
             }
+            // What it rejected for want of it can be asked for again, what it sent wrong can not.
+            let bad = self.blame.record(session.hello.peer).is_some_and(|r| r.bad.contains(&piece));
+            if !bad {
+                session.refused.remove(&piece);
+            }
             self.picker.increment(piece);
             if !self.have.has(piece) {
                 session.useful += 1;
@@ -107,7 +112,7 @@ impl Swarm {
         if !session.told {
             return;
         }
-        if session.have.is_complete() {
+        if session.have.is_complete() && !list.is_empty() {
             // It counts as a leecher from now on.
             self.picker.count_seed(false);
             for piece in 0..self.geometry.pieces() {
@@ -120,6 +125,9 @@ impl Swarm {
                 self.picker.decrement(piece);
                 if !self.have.has(piece) {
                     session.useful = session.useful.saturating_sub(1);
+                }
+                if let Some(spread) = &mut self.spread {
+                    spread.lost(conn, piece);
                 }
                 gone.push(piece);
             }
@@ -135,7 +143,8 @@ impl Swarm {
     pub(super) fn tell_haves(&mut self, now: Time) {
         self.haves_due = Time::NEVER;
         let list = ranges::from_ascending(std::mem::take(&mut self.fresh_haves));
-        let conns: Vec<ConnId> = self.sessions.keys().copied().collect();
+        let conns: Vec<ConnId> =
+            self.sessions.iter().filter(|(_, s)| !s.closing && !s.hello.needs_manifest).map(|(c, _)| *c).collect();
         for conn in conns {
             for part in list.chunks(HAVE_RANGES) {
                 self.send(now, conn, Message::Have(part.to_vec()));

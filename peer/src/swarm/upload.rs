@@ -15,6 +15,8 @@ use std::time::Duration;
 pub const TURNS: usize = 4;
 /// A turn that did not move for this long doesn't count.
 pub const TURN_STUCK: Duration = Duration::from_millis(250);
+/// Who has waited for so long gets the next turn however complete it is: nobody is to think that we are dead.
+pub const STARVED: Duration = Duration::from_secs(3);
 /// Most bytes handed to one connection's writer; with [`writer_room`] bounds what can't be reordered any more.
 pub const WRITER_MAX: u64 = 4 * BLOCK_BYTES as u64;
 
@@ -43,5 +45,16 @@ pub fn next_asker(sessions: &BTreeMap<ConnId, Session>) -> Option<ConnId> {
         .iter()
         .filter(|(_, s)| !s.queue.is_empty() && s.writing.0 == 0 && !s.closing)
         .min_by_key(|(_, s)| (s.have.count(), s.turn_moved))
+        .map(|(conn, _)| *conn)
+}
+
+/// The peer that waits longest among those that have waited for more than [`STARVED`].
+#[must_use]
+pub fn starved_asker(sessions: &BTreeMap<ConnId, Session>, now: Time) -> Option<ConnId> {
+    sessions
+        .iter()
+        .filter(|(_, s)| !s.queue.is_empty() && s.writing.0 == 0 && !s.closing)
+        .filter(|(_, s)| now.since(s.turn_moved) > STARVED)
+        .min_by_key(|(_, s)| s.turn_moved)
         .map(|(conn, _)| *conn)
 }

@@ -5,7 +5,7 @@ use super::pieces::{BlockState, Stage};
 use super::state::Swarm;
 use super::{ConnId, Outcome, Output, Time};
 use shoal_protocol::limits::HAVE_RANGES;
-use shoal_protocol::message::GoodbyeReason;
+use shoal_protocol::message::{GoodbyeReason, RejectReason};
 use shoal_protocol::{Message, ranges};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,6 +16,9 @@ const HAVE_DELAY: Duration = Duration::from_millis(15);
 impl Swarm {
     pub(super) fn hashed(&mut self, now: Time, piece: u32, outcome: Outcome) {
         let Some(progress) = self.pieces.map.get_mut(&piece) else { return };
+        if !matches!(progress.stage, Stage::Hashing | Stage::AwaitingCv(_)) {
+            return;
+        }
         let good = match outcome {
             Outcome::Pack(good) => good,
             Outcome::Cv(cv) => match self.cvs.of_piece(piece) {
@@ -75,8 +78,7 @@ impl Swarm {
     }
 
     pub(super) fn suspect(&self, conn: ConnId) -> Option<Suspect> {
-        let session = self.sessions.get(&conn)?;
-        Some(Suspect { peer: session.hello.peer, addr: session.dialable.unwrap_or(session.remote) })
+        self.sessions.get(&conn).map(Suspect::of).or_else(|| self.departed.get(&conn).copied())
     }
 
     pub(super) fn convict(&mut self, now: Time, who: Suspect, piece: u32) {
@@ -112,7 +114,8 @@ impl Swarm {
     }
 
     pub(super) fn committed(&mut self, now: Time, piece: u32) {
-        if self.pieces.remove(piece).is_some() {
+        if self.pieces.map.get(&piece).is_some_and(|p| p.stage == Stage::Committing) {
+            self.pieces.remove(piece);
             self.had(now, piece);
         }
     }
@@ -148,19 +151,31 @@ impl Swarm {
     }
 
     pub(super) fn lost(&mut self, now: Time, pieces: Vec<u32>) {
-        let gone: BTreeSet<u32> = pieces.into_iter().filter(|p| self.have.set(*p, false)).collect();
+        let gone: BTreeSet<u32> =
+            pieces.into_iter().filter(|p| *p < self.geometry.pieces() && self.have.set(*p, false)).collect();
         if gone.is_empty() {
             return;
         }
         for piece in &gone {
             self.fresh_haves.remove(piece);
             self.done_bytes -= u64::from(self.geometry.piece_length(*piece));
+            // What is still being fetched comes again. What was complete once is the user's, and is not written to.
+            if !self.told_complete {
+                self.picker.insert(*piece);
+            }
         }
         let list = ranges::from_ascending(gone.iter().copied());
         let conns: Vec<ConnId> = self.sessions.keys().copied().collect();
         for conn in conns {
             if let Some(session) = self.sessions.get_mut(&conn) {
+                if session.told {
+                    session.useful += gone.iter().filter(|p| session.have.has(**p)).count() as u32;
+                }
+                let refused: Vec<_> = session.queue.iter().filter(|b| gone.contains(&b.piece)).copied().collect();
                 session.queue.retain(|b| !gone.contains(&b.piece));
+                for block in refused {
+                    self.send(now, conn, Message::Reject { block, reason: RejectReason::NotHad });
+                }
             }
             for part in list.chunks(HAVE_RANGES) {
                 self.send(now, conn, Message::Unhave(part.to_vec()));

@@ -1,0 +1,38 @@
+//! What goes wrong, and when.
+
+use shoal_peer::swarm::Time;
+use shoal_protocol::message::RejectReason;
+
+/// When a fault strikes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum When {
+    /// At this time.
+    At(Time),
+    /// As soon as each piece is verified by at least one living host that isn't an origin.
+    AllOut,
+    /// As soon as this host has this fraction of the pieces.
+    Progress(usize, f64),
+}
+
+/// What happens to a host.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Fault {
+    /// Its process ends; connections break at once.
+    Kill,
+    /// It stops reacting and sending, and its connections stay open.
+    Stall,
+    /// It reacts again.
+    Resume,
+    /// It comes, if it had not yet.
+    Join,
+    /// This fraction of its pieces goes out wrong, the same ones each time.
+    Corrupt(f64),
+    /// It answers each request with this reject.
+    Reject(RejectReason),
+    /// A disk read of any block fails.
+    CanNotRead,
+    /// It finds these pieces changed: (first, count).
+    Lose(u32, u32),
+    /// The tracker dies (the host doesn't matter).
+    TrackerDies,
+}

@@ -1,0 +1,164 @@
+//! Links: what a connection's writer holds, and how hosts share their uplink and downlink.
+//!
+//! A connection has two lanes, one in each direction. A lane is a queue of control frames and blocks in the order in
+//! which the swarm sent them. An uplink takes a slice of at most [`SLICE`] bytes from each lane in turn; a slice travels
+//! for the latency and then waits for the receiver's downlink. A lane with [`IN_FLIGHT`] bytes not yet received waits,
+//! as TCP would.
+
+use shoal_peer::swarm::Time;
+use shoal_protocol::Message;
+use shoal_protocol::message::Block;
+use std::collections::VecDeque;
+
+/// Bytes that an uplink takes from one lane before it turns to the next.
+pub const SLICE: u64 = 64 << 10;
+/// Bytes that may be under way on any lane; more where rate and latency need it.
+pub const IN_FLIGHT: u64 = 1 << 20;
+
+/// What waits in a lane.
+#[derive(Debug, Clone)]
+pub enum Item {
+    /// A control frame.
+    Frame(Message),
+    /// A block: bytes that are still to be sent, and whether its payload is right.
+    Block {
+        /// Which.
+        block: Block,
+        /// Bytes not yet sent.
+        rest: u64,
+        /// Its payload is right.
+        good: bool,
+    },
+}
+
+/// What arrives.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// A control frame.
+    Frame(Message),
+    /// A whole block.
+    Block(Block, bool),
+    /// Part of a block.
+    Part,
+}
+
+/// Part of a lane's queue, on its way.
+#[derive(Debug, Clone, Default)]
+pub struct Slice {
+    /// Its size.
+    pub bytes: u64,
+    /// What is whole with it.
+    pub payload: Vec<Payload>,
+}
+
+/// One direction of a connection.
+#[derive(Debug, Clone)]
+pub struct Lane {
+    /// Who sends.
+    pub from: usize,
+    /// Who receives.
+    pub to: usize,
+    /// The connection stands.
+    pub open: bool,
+    /// What waits.
+    pub queue: VecDeque<Item>,
+    /// Bytes that may be under way.
+    pub window: u64,
+    /// Bytes sent and not received.
+    pub in_flight: u64,
+    /// It waits for its turn at the uplink.
+    pub queued: bool,
+    /// Nothing arrives before what was sent earlier.
+    pub last_arrival: Time,
+}
+
+impl Lane {
+    /// An empty lane.
+    #[must_use]
+    pub fn new(from: usize, to: usize, window: u64) -> Self {
+        Self {
+            from,
+            to,
+            open: true,
+            queue: VecDeque::new(),
+            window: window.max(IN_FLIGHT),
+            in_flight: 0,
+            queued: false,
+            last_arrival: Time(0),
+        }
+    }
+
+    /// Whether its turn at the uplink would bring anything.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.open && !self.queue.is_empty() && self.in_flight < self.window
+    }
+
+    /// Takes the next slice out of the queue.
+    pub fn take(&mut self) -> Slice {
+        let mut slice = Slice::default();
+        while slice.bytes < SLICE {
+            let Some(item) = self.queue.front_mut() else { break };
+            match item {
+                Item::Frame(message) => {
+                    slice.bytes += frame_bytes(message);
+                    slice.payload.push(Payload::Frame(message.clone()));
+                    self.queue.pop_front();
+                }
+                Item::Block { block, rest, good } => {
+                    let part = (SLICE - slice.bytes).min(*rest);
+                    slice.bytes += part;
+                    *rest -= part;
+                    if *rest == 0 {
+                        slice.payload.push(Payload::Block(*block, *good));
+                        self.queue.pop_front();
+                    } else {
+                        slice.payload.push(Payload::Part);
+                    }
+                }
+            }
+        }
+        self.in_flight += slice.bytes;
+        slice
+    }
+}
+
+/// Size of a control frame on the wire.
+#[must_use]
+pub fn frame_bytes(message: &Message) -> u64 {
+    let body = match message {
+        Message::Bitfield { bits, .. } => 8 + bits.len(),
+        Message::Have(list) | Message::Unhave(list) => 8 * list.len(),
+        Message::Cvs { hashes, .. } => 8 + 32 * hashes.len(),
+        Message::Pex { added, dropped } => 2 + 8 * (added.len() + dropped.len()),
+        Message::Busy { peers, .. } => 13 + 7 * peers.len(),
+        _ => 13,
+    };
+    5 + body as u64
+}
+
+/// A host's uplink: lanes take turns.
+#[derive(Debug, Clone)]
+pub struct Uplink {
+    /// Bytes per second.
+    pub rate: f64,
+    /// Lanes that have something to send.
+    pub ring: VecDeque<usize>,
+    /// What is being sent.
+    pub busy: Option<(usize, Slice)>,
+}
+
+/// A host's downlink: first come, first served.
+#[derive(Debug, Clone)]
+pub struct Downlink {
+    /// Bytes per second.
+    pub rate: f64,
+    /// When it will have received everything that has arrived.
+    pub free: Time,
+}
+
+/// How long so many bytes take.
+#[must_use]
+pub fn transfer_time(bytes: u64, rate: f64) -> u64 {
+    (bytes as f64 / rate * 1e6).ceil() as u64
+}

@@ -1,0 +1,82 @@
+//! Hosts and trackers that come and go.
+
+use crate::{blocky, down, must_complete, small, up};
+use harness::{Fault, When};
+use shoal_peer::swarm::Time;
+use shoal_peer::swarm::prng::Prng;
+
+#[test]
+fn once_every_piece_is_out_the_origin_may_die() {
+    for seed in 0..50 {
+        let world = small(seed).origin(up(), down()).fetchers(5, up(), down());
+        let report = world.fault(When::AllOut, 0, Fault::Kill).run();
+        must_complete(&report);
+    }
+}
+
+#[test]
+fn the_same_with_pieces_of_many_blocks() {
+    for seed in 0..20 {
+        let world = blocky(seed).origin(up(), down()).fetchers(4, up(), down());
+        let report = world.fault(When::AllOut, 0, Fault::Kill).run();
+        must_complete(&report);
+    }
+}
+
+#[test]
+fn an_origin_that_comes_back_to_life_completes_what_was_lost() {
+    for seed in 0..10 {
+        let world = small(seed).origin(up(), down()).fetchers(4, up(), down());
+        let world = world.fault(When::Progress(1, 0.3), 0, Fault::Kill);
+        let report = world.fault(When::At(Time(4_000_000)), 0, Fault::Join).run();
+        assert!(report.finished[1..].iter().all(Option::is_some), "{report}");
+    }
+}
+
+#[test]
+fn a_dead_tracker_does_not_matter_to_those_who_came_before() {
+    for seed in 0..10 {
+        let world = small(seed).pieces(128).origin(up(), down()).fetchers(6, up(), down());
+        let report = world.fault(When::At(Time(100_000)), 0, Fault::TrackerDies).run();
+        must_complete(&report);
+    }
+}
+
+#[test]
+fn a_fifth_of_the_fetchers_may_die() {
+    for seed in 0..20 {
+        let mut rng = Prng::new(seed);
+        let mut world = small(seed).pieces(96).origin(up(), down()).fetchers(10, up(), down());
+        for victim in [2, 5] {
+            let fraction = 0.1 + 0.8 * rng.below(1000) as f64 / 1000.0;
+            world = world.fault(When::Progress(victim, fraction), victim, Fault::Kill);
+        }
+        must_complete(&world.run());
+    }
+}
+
+#[test]
+fn who_leaves_when_done_leaves_no_hole() {
+    for seed in 0..10 {
+        let world = small(seed).pieces(96).origin(up(), down()).fetchers(6, up(), down()).leaving_after_s(0.0);
+        must_complete(&world.run());
+    }
+}
+
+#[test]
+fn a_full_house_lets_everybody_finish() {
+    for seed in 0..10 {
+        let world = small(seed).max_peers(4).origin(up(), down()).fetchers(14, up(), down());
+        let report = world.run();
+        must_complete(&report);
+        assert!(report.last() < 60.0, "{report}");
+    }
+}
+
+#[test]
+fn newcomers_do_not_dial_the_same_peer_for_ever() {
+    // Both sides hear of each other at once and dial at once.
+    let world = small(3).pieces(512).origin(up(), down()).fetchers(3, up(), down()).latency_ms(20.0);
+    let report = world.run();
+    must_complete(&report);
+}

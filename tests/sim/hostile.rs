@@ -1,0 +1,75 @@
+//! Peers that send wrong bytes: found, and nobody else blamed.
+
+use crate::{blocky, down, must_complete, small, up};
+use harness::{Fault, Report, When, mbit};
+use shoal_peer::swarm::Time;
+
+fn start() -> When {
+    When::At(Time(0))
+}
+
+fn only_guilty(report: &Report, guilty: &[usize]) {
+    for (who, by, _) in &report.convicted {
+        assert!(guilty.contains(who), "host {by} blamed {who}: {report}");
+    }
+}
+
+#[test]
+fn one_of_four_that_corrupts_a_tenth_is_barred_and_nobody_else() {
+    let mut barred = 0;
+    for seed in 0..20 {
+        let world = small(seed).pieces(256).seeds(4, up(), down()).fetchers(2, up(), mbit(1000.0));
+        let report = world.fault(start(), 2, Fault::Corrupt(0.1)).run();
+        must_complete(&report);
+        only_guilty(&report, &[2]);
+        barred += usize::from(report.convicted.iter().any(|(_, _, barred)| *barred));
+    }
+    assert!(barred >= 15, "barred in {barred} of 20 worlds");
+}
+
+#[test]
+fn where_a_piece_came_from_several_the_culprit_is_found() {
+    let mut found = 0;
+    for seed in 0..20 {
+        // A slow liar: its blocks are stolen near the end, so pieces have several senders.
+        let world = blocky(seed).seeds(3, up(), down()).seeds(1, mbit(3.0), down());
+        let report = world.fetchers(1, up(), mbit(1000.0)).fault(start(), 3, Fault::Corrupt(1.0)).run();
+        must_complete(&report);
+        only_guilty(&report, &[3]);
+        found += usize::from(!report.convicted.is_empty());
+    }
+    assert!(found >= 10, "found in {found} of 20 worlds");
+}
+
+#[test]
+fn a_lying_fetcher_does_not_poison_the_swarm() {
+    for seed in 0..20 {
+        let world = small(seed).pieces(96).origin(up(), down()).fetchers(6, up(), down());
+        let report = world.fault(start(), 3, Fault::Corrupt(0.5)).run();
+        must_complete(&report);
+        only_guilty(&report, &[3]);
+    }
+}
+
+#[test]
+fn the_only_source_is_not_barred_for_its_bad_pieces() {
+    for seed in 0..3 {
+        let world = small(seed).origin(up(), down()).fetchers(2, up(), down()).until_s(200.0);
+        let world = world.fault(start(), 0, Fault::Corrupt(0.1));
+        // It repents, and what was wrong comes right in the end.
+        let report = world.fault(When::At(Time(5_000_000)), 0, Fault::Corrupt(0.0)).run();
+        must_complete(&report);
+        assert!(report.convicted.iter().all(|(_, _, barred)| !barred), "{report} {:?}", report.convicted);
+    }
+}
+
+#[test]
+fn two_liars_among_six_change_nothing() {
+    for seed in 0..10 {
+        let world = blocky(seed).origin(up(), down()).seeds(2, up(), down()).fetchers(4, up(), down());
+        let world = world.fault(start(), 1, Fault::Corrupt(0.3)).fault(start(), 2, Fault::Corrupt(0.3));
+        let report = world.run();
+        must_complete(&report);
+        only_guilty(&report, &[1, 2]);
+    }
+}

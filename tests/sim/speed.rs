@@ -1,0 +1,97 @@
+//! How close to the bound a healthy swarm comes, and what it costs the origin.
+
+use crate::{blocky, down, must_complete, small, up};
+use harness::{Report, World, mbit};
+
+fn star(seed: u64, fetchers: usize) -> Report {
+    World::new(seed).pieces(2048).control_delay_ms(50.0).origin(up(), down()).fetchers(fetchers, up(), down()).run()
+}
+
+#[test]
+fn one_pair_runs_at_the_speed_of_the_uplink() {
+    for seed in 0..10 {
+        let report = small(seed).pieces(256).origin(up(), down()).fetchers(1, up(), down()).run();
+        must_complete(&report);
+        assert!(report.ratio() < 1.06 && report.origin_copies < 1.01 && report.wasted == 0.0, "{report}");
+    }
+}
+
+#[test]
+fn a_star_of_eight_equal_hosts_comes_close_to_the_bound() {
+    let report = star(1, 8);
+    must_complete(&report);
+    assert!(report.ratio() < 1.06 && report.origin_copies < 1.1 && report.wasted < 0.005, "{report}");
+}
+
+#[test]
+fn a_star_of_sixteen_equal_hosts_comes_close_to_the_bound() {
+    let report = star(2, 16);
+    must_complete(&report);
+    assert!(report.ratio() < 1.08 && report.origin_copies < 1.1 && report.wasted < 0.005, "{report}");
+}
+
+#[test]
+fn pieces_of_many_blocks_spread_too() {
+    let world = World::new(3).pieces(64).piece_size(4 << 20).control_delay_ms(50.0);
+    let report = world.origin(mbit(400.0), mbit(4000.0)).fetchers(8, mbit(400.0), mbit(4000.0)).run();
+    must_complete(&report);
+    assert!(report.ratio() < 1.35 && report.origin_copies < 1.3 && report.wasted < 0.01, "{report}");
+}
+
+#[test]
+fn a_long_fat_path_is_filled() {
+    let world = World::new(4).pieces(512).piece_size(1 << 20).latency_ms(25.0);
+    let report = world.origin(mbit(1000.0), mbit(1000.0)).fetchers(1, mbit(1000.0), mbit(1000.0)).run();
+    must_complete(&report);
+    assert!(report.ratio() < 2.2, "{report}");
+}
+
+#[test]
+fn two_origins_share_the_work() {
+    for seed in 0..5 {
+        let world = small(seed).pieces(512).origin(up(), down()).origin(up(), down());
+        let report = world.fetchers(4, up(), down()).run();
+        must_complete(&report);
+        assert!(report.origin_copies < 2.3 && report.ratio() < 1.6, "{report}");
+    }
+}
+
+#[test]
+fn waves_of_five_are_served_by_those_who_finished() {
+    let world = World::new(6).pieces(512).control_delay_ms(20.0).origin(up(), down());
+    let mut world = world.fetchers(5, up(), down());
+    for wave in 1..4 {
+        world = world.late(5, up(), down(), f64::from(wave) * 12.0);
+    }
+    let report = world.run();
+    must_complete(&report);
+    assert!(report.origin_copies <= 2.0, "{report}");
+}
+
+#[test]
+fn a_late_newcomer_is_served_at_once() {
+    for seed in 0..5 {
+        let world = small(seed).pieces(256).origin(up(), down()).fetchers(4, up(), down());
+        let report = world.late(1, up(), down(), 6.0).run();
+        must_complete(&report);
+        let last = *report.seconds.last().unwrap();
+        // Five sources of 40 Mbit/s for 16 MiB: 0.7 s, and the announce that tells of it.
+        assert!(last < 1.6, "the newcomer took {last} s: {report}");
+    }
+}
+
+#[test]
+fn the_end_of_a_fetch_wastes_next_to_nothing() {
+    for seed in 0..5 {
+        let report = blocky(seed).pieces(64).origin(up(), down()).fetchers(6, up(), down()).run();
+        must_complete(&report);
+        assert!(report.wasted <= 0.005, "{report}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_and_another_seed_another() {
+    let run = |seed| small(seed).origin(up(), down()).fetchers(5, up(), down()).run();
+    assert_eq!(run(7), run(7));
+    assert_ne!(run(7).trace, run(8).trace);
+}
