@@ -1,1 +1,122 @@
-//! x
+//! What the measurements share: a stopwatch, numbers that repeat, and one way to print.
+//!
+//! Method, machine and how to read the output: `README.md` beside this file.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what measurements are for")]
+
+use serde_json::json;
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// Before anything is counted: caches, page tables, the processor's clock.
+const WARM_UP: Duration = Duration::from_millis(200);
+/// How long one sample runs at least, so that the clock's grain doesn't matter.
+const SAMPLE: Duration = Duration::from_millis(100);
+/// Odd, so that the median is a sample.
+const SAMPLES: usize = 11;
+
+/// Runs `work` again and again and prints how many units it does in a second: one JSON line on stdout, and a line for
+/// people on stderr. `units` is what one call of `work` does.
+pub fn measure<T>(name: &str, unit: &str, units: f64, mut work: impl FnMut() -> T) {
+    let mut calls_for = |least: Duration| {
+        let start = Instant::now();
+        let mut calls = 0_u32;
+        while calls == 0 || start.elapsed() < least {
+            std::hint::black_box(work());
+            calls += 1;
+        }
+        f64::from(calls) * units / start.elapsed().as_secs_f64()
+    };
+    calls_for(WARM_UP);
+    let mut rates: Vec<f64> = (0..SAMPLES).map(|_| calls_for(SAMPLE)).collect();
+    rates.sort_by(f64::total_cmp);
+    let (least, median, most) = (rates[0], rates[SAMPLES / 2], rates[SAMPLES - 1]);
+    let record = json!({
+        "v": 1, "type": "bench", "name": name, "unit": format!("{unit}/s"),
+        "median": round(median), "least": round(least), "most": round(most), "samples": SAMPLES,
+    });
+    println!("{record}");
+    eprintln!(
+        "{name:<36} {:>12} {unit}/s   ({} to {})",
+        human(median),
+        human(least).trim_start(),
+        human(most).trim_start()
+    );
+}
+
+/// Three digits are more than a measurement on a shared machine carries; the rest would only make diffs.
+fn round(value: f64) -> f64 {
+    let step = 10_f64.powi(value.abs().max(1e-9).log10().floor() as i32 - 3);
+    (value / step).round() * step
+}
+
+/// A number with a unit prefix.
+#[must_use]
+pub fn human(value: f64) -> String {
+    let (scaled, prefix) = match value {
+        v if v >= 1e9 => (v / 1e9, " G"),
+        v if v >= 1e6 => (v / 1e6, " M"),
+        v if v >= 1e3 => (v / 1e3, " k"),
+        v => (v, " "),
+    };
+    format!("{scaled:.2}{prefix}")
+}
+
+/// Fills with bytes that don't compress and are the same each time (SplitMix64).
+pub fn fill(seed: u64, out: &mut [u8]) {
+    let mut state = seed;
+    for chunk in out.chunks_mut(8) {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let bytes = (z ^ (z >> 31)).to_le_bytes();
+        chunk.copy_from_slice(&bytes[..chunk.len()]);
+    }
+}
+
+/// What the figures were measured on.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Name of the processor.
+    pub processor: String,
+    /// Processors that this process may use.
+    pub cores: usize,
+    /// The kernel's release.
+    pub kernel: String,
+}
+
+impl Machine {
+    /// This one.
+    #[must_use]
+    pub fn here() -> Self {
+        let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".to_owned());
+        Self {
+            processor: model.trim_start_matches(['\t', ' ', ':']).to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel: kernel.trim().to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!((round(123_456.0), round(0.012_345_6)), (123_500.0, 0.012_35));
+        assert_eq!((human(1_234_000.0), human(2.0)), ("1.23 M".to_owned(), "2.00 ".to_owned()));
+    }
+
+    #[test]
+    fn filling_repeats_and_does_not_compress_to_one_value() {
+        let (mut a, mut b) = ([0; 100], [0; 100]);
+        fill(1, &mut a);
+        fill(1, &mut b);
+        assert_eq!(a, b);
+        fill(2, &mut b);
+        assert_ne!(a, b);
+    }
+}

@@ -92,15 +92,25 @@ impl Trust {
     }
 }
 
-/// The network that an address is near to when it has no zone: the bytes of its /24 (five zeros behind) or /64.
+/// What stands before an IPv4 network in a [`subnet`]: a /40 of multicast addresses, which no peer has.
+const IPV4_SUBNET: [u8; 5] = [0xff; 5];
+
+/// The network that an address is near to when it has no zone, as a key to compare and hash: the eight bytes of an IPv6
+/// address's /64, or the three of an IPv4 address's /24 behind a mark that no peer's IPv6 address has, so the two never
+/// meet.
 #[must_use]
 pub fn subnet(ip: IpAddr) -> [u8; 8] {
-    let mut out = [0; 8];
     match canonical(ip) {
-        IpAddr::V4(ip) => out[..3].copy_from_slice(&ip.octets()[..3]),
-        IpAddr::V6(ip) => out.copy_from_slice(&ip.octets()[..8]),
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            let [m0, m1, m2, m3, m4] = IPV4_SUBNET;
+            [m0, m1, m2, m3, m4, a, b, c]
+        }
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, e, f, g, h, ..] = ip.octets();
+            [a, b, c, d, e, f, g, h]
+        }
     }
-    out
 }
 
 #[cfg(test)]
@@ -147,6 +157,22 @@ mod tests {
         ];
         for (ip, expected) in cases {
             assert_eq!(reach(ip.parse().unwrap()), *expected, "{ip}");
+        }
+    }
+
+    #[test]
+    fn subnets_of_the_two_families_never_meet() {
+        let key = |ip: &str| subnet(ip.parse().unwrap());
+        assert_eq!(key("10.1.2.3"), key("10.1.2.250"));
+        assert_eq!(key("10.1.2.3"), key("::ffff:10.1.2.3"));
+        assert_ne!(key("10.1.2.3"), key("10.1.3.3"));
+        assert_eq!(key("2a00:1:2:3::1"), key("2a00:1:2:3:ffff::"));
+        assert_ne!(key("2a00:1:2:3::1"), key("2a00:1:2:4::1"));
+        // The same leading bytes, with zeros behind them, in both families.
+        assert_ne!(key("32.1.2.3"), key("2001:200::1"));
+        for ip in ["0.0.0.0", "10.0.0.1", "255.255.255.255"] {
+            let v6 = std::net::Ipv6Addr::from(u128::from(u64::from_be_bytes(key(ip))) << 64);
+            assert_eq!(reach(v6.into()), Reach::Never, "{ip}");
         }
     }
 

@@ -9,22 +9,11 @@ use crate::limits::CONTROL_BYTES;
 use crate::message::{BLOCK_KIND, FRAME_HEADER, Message, SKIPPABLE, longest_body};
 use bytes::{Buf, BytesMut};
 
-/// Encodes and decodes frames.
+/// Decodes frames; [`Message::encode`] is the other direction.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Codec {
     /// Bytes of an unknown, skippable frame that are still to be thrown away.
     skip: usize,
-}
-
-/// Lets [`Codec`] stand in tokio-util's traits, whose error must be able to hold an I/O error.
-#[derive(Debug, thiserror::Error)]
-pub enum CodecError {
-    /// The bytes are wrong.
-    #[error(transparent)]
-    Wire(#[from] WireError),
-    /// The transport failed.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
 }
 
 impl Codec {
@@ -71,21 +60,5 @@ impl Codec {
             let body = buffer.split_to(body).freeze();
             return Message::decode(kind, body, length).map(Some);
         }
-    }
-}
-
-impl tokio_util::codec::Decoder for Codec {
-    type Item = Message;
-    type Error = CodecError;
-    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Message>, CodecError> {
-        Ok(self.next(buffer)?)
-    }
-}
-
-impl tokio_util::codec::Encoder<&Message> for Codec {
-    type Error = CodecError;
-    fn encode(&mut self, message: &Message, out: &mut BytesMut) -> Result<(), CodecError> {
-        message.encode(out);
-        Ok(())
     }
 }
