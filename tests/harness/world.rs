@@ -482,9 +482,10 @@ impl World {
             Fault::Stall => self.hosts[host].stalled = true,
             Fault::Resume => {
                 self.hosts[host].stalled = false;
-                let (thawed, frozen) = std::mem::take(&mut self.frozen).into_iter().partition(|(h, _)| *h == host);
+                let (thawed, frozen): (Vec<_>, Vec<_>) =
+                    std::mem::take(&mut self.frozen).into_iter().partition(|(h, _)| *h == host);
                 self.frozen = frozen;
-                for (_, event) in Vec::<(usize, Event)>::from(thawed) {
+                for (_, event) in thawed {
                     self.after(0, event);
                 }
                 self.start_uplink(host);
@@ -661,7 +662,7 @@ impl World {
             port: host.addr.port(),
             queue_depth: QUEUE_DEPTH,
             needs_manifest: false,
-            spreads: host.swarm.as_ref().is_some_and(Swarm::is_spreading),
+            spreads: host.swarm.as_ref().is_some_and(Swarm::is_origin),
             no_upload: false,
             zone: String::new(),
             client: String::new(),

@@ -1,7 +1,7 @@
 //! Peers that send wrong bytes: found, and nobody else blamed.
 
 use crate::{blocky, down, must_complete, small, up};
-use harness::{Fault, Report, When, mbit};
+use harness::{Fault, Report, When, World, mbit};
 use shoal_peer::swarm::Time;
 
 fn start() -> When {
@@ -18,7 +18,8 @@ fn only_guilty(report: &Report, guilty: &[usize]) {
 fn one_of_four_that_corrupts_a_tenth_is_barred_and_nobody_else() {
     let mut barred = 0;
     for seed in 0..20 {
-        let world = small(seed).pieces(256).seeds(4, up(), down()).fetchers(2, up(), mbit(1000.0));
+        // Long enough for the liar to come back after its first bad piece.
+        let world = World::new(seed).pieces(1500).seeds(4, up(), down()).fetchers(2, up(), mbit(1000.0));
         let report = world.fault(start(), 2, Fault::Corrupt(0.1)).run();
         must_complete(&report);
         only_guilty(&report, &[2]);

@@ -175,7 +175,7 @@ impl Swarm {
                     }
                     _ => continue,
                 };
-                if theirs > STEAL_MIN && theirs > mine * STEAL_FACTOR && best.is_none_or(|(t, ..)| theirs > t) {
+                if theirs > mine * STEAL_FACTOR + STEAL_MIN && best.is_none_or(|(t, ..)| theirs > t) {
                     best = Some((theirs, *piece, index as u32));
                 }
             }
