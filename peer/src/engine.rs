@@ -2,16 +2,36 @@
 //!
 //! A command is a thin client of it.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
+use crate::net::buffers::{BUFFERS, Pool};
+use crate::net::connection::Shared;
+use crate::net::disk::{Disk, Place};
+use crate::net::driver::{self, EVENTS, Event, Work};
+use crate::net::http_client::HttpClient;
+use crate::net::limiter::Limiter;
+use crate::net::manifest_server::ManifestBytes;
+use crate::net::{announce, interfaces, listener, manifest_fetch};
 use crate::store::{Download, Source};
-use shoal_protocol::announce::StopReason;
+use crate::swarm::{self, QUEUE_DEPTH};
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use shoal_protocol::address::{Trust, reach};
+use shoal_protocol::announce::{Announce, Event as AnnounceEvent, Handout, StopReason};
+use shoal_protocol::limits::CANDIDATES;
 use shoal_protocol::link::Url;
-use shoal_protocol::{ContentId, Hash, Manifest};
+use shoal_protocol::message::Hello;
+use shoal_protocol::{Bitfield, ContentId, Hash, Manifest, PeerId, SwarmId};
+use shoal_tracker::{ManifestSource, Part, Service, ServiceConfig};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 /// Where to listen: at this address, on the first free port of the range.
 #[derive(Debug, Clone)]
@@ -124,6 +144,26 @@ pub enum Notice {
     },
 }
 
+/// A tracker as a content uses it.
+#[derive(Debug, Clone)]
+pub enum TrackerAt {
+    /// The one in this process.
+    Here,
+    /// One that is reached over HTTP.
+    Http(Url),
+}
+
+impl TrackerAt {
+    /// Its name for people.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Here => "this process".into(),
+            Self::Http(url) => url.base(),
+        }
+    }
+}
+
 /// A content in an engine. Dropping it doesn't stop it; [`Handle::stop`] does.
 #[derive(Debug)]
 pub struct Handle {
@@ -131,6 +171,10 @@ pub struct Handle {
     pub stats: watch::Receiver<Stats>,
     /// Events.
     pub notices: mpsc::Receiver<Notice>,
+    finished: watch::Receiver<Option<Result<PathBuf, Failure>>>,
+    events: mpsc::Sender<Event>,
+    core: Arc<Core>,
+    swarm: SwarmId,
 }
 
 impl Handle {
@@ -139,13 +183,20 @@ impl Handle {
     ///
     /// # Errors
     /// Local trouble, such as a full disk.
-    pub async fn complete(&mut self) -> Result<std::path::PathBuf, Failure> {
-        std::future::pending().await
+    pub async fn complete(&mut self) -> Result<PathBuf, Failure> {
+        match self.finished.wait_for(Option::is_some).await.map(|result| result.clone()) {
+            Ok(Some(result)) => result,
+            _ => Err(Failure::new(FailureKind::Bug, "the task that owns the swarm is gone")),
+        }
     }
 
     /// Stops this content: saves state, announces the end (two seconds at most), closes its connections.
     pub async fn stop(self, reason: StopReason) {
-        let _ = reason;
+        self.core.forget(&self.swarm);
+        let (done, stopped) = oneshot::channel();
+        if self.events.send(Event::Stop(reason, done)).await.is_ok() {
+            let _ = stopped.await;
+        }
     }
 }
 
@@ -175,9 +226,130 @@ pub struct Fetching {
     pub peers: Vec<SocketAddr>,
 }
 
-/// The engine.
+/// What all contents of an engine share.
+#[derive(Debug)]
+pub struct Core {
+    pub(crate) config: EngineConfig,
+    pub(crate) peer: PeerId,
+    pub(crate) local: SocketAddr,
+    pub(crate) http: HttpClient,
+    pub(crate) disk: Disk,
+    pub(crate) cancel: CancellationToken,
+    pool: Pool,
+    up: Limiter,
+    down: Limiter,
+    contents: RwLock<BTreeMap<SwarmId, Arc<Content>>>,
+    service: OnceLock<Service>,
+    next_content: AtomicU64,
+}
+
+/// A content as the listening port sees it.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) manifest: Arc<Manifest>,
+    pub(crate) bytes: Arc<ManifestBytes>,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) origin: bool,
+    place: Option<Arc<Place>>,
+    cvs: Vec<Hash>,
+}
+
+impl Content {
+    /// All CVs as bytes; a fetch has them once it has asked for all.
+    fn all_cvs(&self) -> Option<Bytes> {
+        let cvs = match &self.place {
+            None => self.cvs.clone(),
+            Some(place) => {
+                let (cvs, known) = place.download.cvs();
+                known.is_complete().then_some(cvs)?
+            }
+        };
+        Some(cvs.concat().into())
+    }
+}
+
+impl Core {
+    pub(crate) fn content_of(&self, swarm: &SwarmId) -> Option<Arc<Content>> {
+        self.contents.read().unwrap_or_else(PoisonError::into_inner).get(swarm).cloned()
+    }
+
+    fn forget(&self, swarm: &SwarmId) {
+        self.contents.write().unwrap_or_else(PoisonError::into_inner).remove(swarm);
+    }
+
+    /// What we say of ourselves at the beginning of a connection.
+    pub(crate) fn hello(&self, swarm: SwarmId, spreads: bool) -> Hello {
+        Hello {
+            swarm,
+            peer: self.peer,
+            features: 0,
+            port: self.local.port(),
+            queue_depth: QUEUE_DEPTH,
+            needs_manifest: false,
+            spreads,
+            no_upload: !self.config.upload,
+            zone: self.config.zone.clone(),
+            client: concat!("shoal/", env!("CARGO_PKG_VERSION")).into(),
+        }
+    }
+
+    /// Addresses besides the one that a tracker sees: what the user said, then this machine's own.
+    pub(crate) fn candidates(&self) -> Vec<SocketAddr> {
+        let own = match self.config.listen.ip {
+            Some(ip) if !ip.is_unspecified() => Vec::new(),
+            _ => interfaces::addresses(),
+        };
+        let own = own.into_iter().map(|ip| SocketAddr::new(ip, self.local.port()));
+        let mut seen = BTreeSet::new();
+        self.config.advertise.iter().copied().chain(own).filter(|a| seen.insert(*a)).take(CANDIDATES).collect()
+    }
+
+    /// Announces to the tracker in this process.
+    pub(crate) fn announce_here(&self, announce: &Announce, here: IpAddr) -> Result<Handout, String> {
+        let service = self.service.get().ok_or("no tracker runs in this process")?;
+        service.announce(service.now_ms(), announce, here, here).map_err(|refused| refused.error)
+    }
+
+    pub(crate) async fn serve_http(&self, stream: TcpStream, remote: SocketAddr, local: SocketAddr) {
+        if let Some(service) = self.service.get() {
+            service.serve_connection(TokioIo::new(stream), remote, local, self.cancel.clone()).await;
+        }
+    }
+}
+
+/// The manifests of an engine, as its HTTP port gives them out.
+#[derive(Debug)]
+struct OwnManifests(std::sync::Weak<Core>);
+
+impl OwnManifests {
+    fn content(&self, id: &ContentId) -> Option<Arc<Content>> {
+        self.0.upgrade()?.content_of(&id.open_swarm())
+    }
+}
+
+impl ManifestSource for OwnManifests {
+    fn accepts_swarm(&self, swarm: &SwarmId) -> bool {
+        self.0.upgrade().is_some_and(|core| core.content_of(swarm).is_some())
+    }
+
+    fn manifest(&self, id: &ContentId) -> Option<Arc<Manifest>> {
+        Some(Arc::clone(&self.content(id)?.manifest))
+    }
+
+    fn part(&self, id: &ContentId, part: Part) -> Option<Bytes> {
+        let content = self.content(id)?;
+        match part {
+            Part::Manifest => Some(content.bytes.with_hints.clone()),
+            Part::Cvs => content.all_cvs(),
+        }
+    }
+}
+
+/// The engine. Clones are the same engine.
 #[derive(Debug, Clone)]
-pub struct Engine {}
+pub struct Engine {
+    core: Arc<Core>,
+}
 
 impl Engine {
     /// Opens the port and starts accepting.
@@ -185,28 +357,152 @@ impl Engine {
     /// # Errors
     /// When no port of the range can be had.
     pub async fn start(config: EngineConfig) -> Result<Self, Failure> {
-        let _ = config;
-        Ok(Self {})
+        let listener = listener::bind(&config.listen).map_err(|error| {
+            let (low, high) = (config.listen.ports.start(), config.listen.ports.end());
+            Failure::new(FailureKind::Local, format!("no port from {low} to {high} can be listened on: {error}"))
+                .hint("choose another with --listen")
+        })?;
+        let bug = |error: std::io::Error| Failure::new(FailureKind::Local, format!("this machine refuses: {error}"));
+        let mut peer = [0; 16];
+        getrandom::fill(&mut peer).map_err(|error| bug(std::io::Error::other(error)))?;
+        let core = Arc::new(Core {
+            peer: PeerId(peer),
+            local: listener.local_addr().map_err(bug)?,
+            http: HttpClient::new(),
+            disk: Disk::start().map_err(bug)?,
+            cancel: CancellationToken::new(),
+            pool: Pool::new(BUFFERS),
+            up: Limiter::new(config.max_upload),
+            down: Limiter::new(config.max_download),
+            contents: RwLock::default(),
+            service: OnceLock::new(),
+            next_content: AtomicU64::new(0),
+            config,
+        });
+        let service_config = ServiceConfig { announces: core.config.tracker, ..ServiceConfig::default() };
+        let service = Service::new(service_config, Arc::new(OwnManifests(Arc::downgrade(&core))));
+        tokio::spawn(sweep(service.clone(), core.cancel.clone()));
+        let _ = core.service.set(service);
+        tokio::spawn(listener::run(Arc::clone(&core), listener));
+        Ok(Self { core })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        SocketAddr::from(([0, 0, 0, 0], 0))
+        self.core.local
     }
 
     /// Serves a content.
     #[must_use]
     pub fn seed(&self, content: Seeding) -> Handle {
-        let _ = content;
-        unimplemented!()
+        let pieces = content.manifest.geometry().pieces();
+        let known = content.cvs.iter().copied().map(Some).collect();
+        let start = Start {
+            have: Bitfield::all(pieces),
+            known,
+            origin: true,
+            source: content.source,
+            download: None,
+            trackers: content.trackers,
+            peers: Vec::new(),
+            cvs: content.cvs,
+        };
+        self.add(content.manifest, start)
     }
 
     /// Fetches a content and serves what it has of it.
     #[must_use]
     pub fn fetch(&self, content: Fetching) -> Handle {
-        let _ = content;
-        unimplemented!()
+        let (cvs, known) = content.download.cvs();
+        let known = cvs.iter().zip(0..).map(|(cv, n)| known.has(n).then_some(*cv)).collect();
+        let mut peers = content.peers;
+        peers.extend(content.download.known_peers());
+        let start = Start {
+            have: content.download.have(),
+            known,
+            origin: false,
+            source: Arc::clone(&content.download) as Arc<dyn Source>,
+            download: Some(content.download),
+            trackers: content.trackers,
+            peers,
+            cvs: Vec::new(),
+        };
+        self.add(content.manifest, start)
+    }
+
+    fn add(&self, manifest: Arc<Manifest>, start: Start) -> Handle {
+        let core = &self.core;
+        let swarm_id = manifest.id().open_swarm();
+        let geometry = Arc::new(manifest.geometry().clone());
+        let (events, queue) = mpsc::channel(EVENTS);
+        let (stats, stats_out) = watch::channel(Stats { total: manifest.bytes(), ..Stats::default() });
+        let (notices, notices_out) = mpsc::channel(64);
+        let (finished, finished_out) = watch::channel(None);
+        let mut trackers: Vec<TrackerAt> = start.trackers.into_iter().map(TrackerAt::Http).collect();
+        if core.config.tracker {
+            trackers.insert(0, TrackerAt::Here);
+        }
+        let place = start.download.map(|download| {
+            Arc::new(Place {
+                content: core.next_content.fetch_add(1, Ordering::Relaxed),
+                manifest: Arc::clone(&manifest),
+                download,
+                events: events.clone(),
+            })
+        });
+        let content = Arc::new(Content {
+            manifest: Arc::clone(&manifest),
+            bytes: Arc::new(ManifestBytes::new(&manifest)),
+            events: events.clone(),
+            origin: start.origin,
+            place: place.clone(),
+            cvs: start.cvs,
+        });
+        let work = Work {
+            core: Arc::clone(core),
+            bytes: Arc::clone(&content.bytes),
+            swarm_id,
+            swarm: swarm::Config {
+                geometry: Arc::clone(&geometry),
+                roots: geometry.large().iter().map(|file| manifest.root(file.entry)).collect(),
+                peer: core.peer,
+                have: start.have,
+                cvs: start.known,
+                origin: start.origin,
+                upload: core.config.upload,
+                max_peers: core.config.max_peers,
+                trackers: trackers.len(),
+                allow_private: core.config.allow_private,
+                seed: getrandom::u64().unwrap_or(0),
+            },
+            place,
+            shared: Shared {
+                events: events.clone(),
+                source: start.source,
+                pool: core.pool.clone(),
+                up: core.up.clone(),
+                down: core.down.clone(),
+                geometry,
+            },
+            trackers,
+            peers: start.peers,
+            stats,
+            notices,
+            finished,
+            cancel: core.cancel.child_token(),
+            manifest,
+        };
+        core.contents.write().unwrap_or_else(PoisonError::into_inner).insert(swarm_id, content);
+        tokio::spawn(driver::run(work, queue));
+        Handle {
+            stats: stats_out,
+            notices: notices_out,
+            finished: finished_out,
+            events,
+            core: Arc::clone(core),
+            swarm: swarm_id,
+        }
     }
 
     /// Gets a manifest by its id alone, from peers and from peers that trackers name; waits until `patience` is over.
@@ -220,10 +516,88 @@ impl Engine {
         peers: &[SocketAddr],
         patience: Option<Duration>,
     ) -> Result<Manifest, Failure> {
-        let _ = (id, trackers, peers, patience);
-        std::future::pending().await
+        let search = self.search(id, trackers, peers);
+        match patience {
+            None => Ok(search.await),
+            Some(limit) => tokio::time::timeout(limit, search).await.map_err(|_| {
+                Failure::new(FailureKind::Unreachable, format!("nobody who has the manifest of {id} could be reached"))
+            }),
+        }
+    }
+
+    async fn search(&self, id: ContentId, trackers: &[Url], peers: &[SocketAddr]) -> Manifest {
+        let core = &self.core;
+        let swarm = id.open_swarm();
+        let hello = Hello { needs_manifest: true, ..core.hello(swarm, false) };
+        let mut pause = Duration::from_millis(500);
+        loop {
+            let mut known: BTreeSet<SocketAddr> = peers.iter().copied().collect();
+            for url in trackers {
+                known.extend(self.ask_for_peers(swarm, url).await);
+            }
+            for addr in known {
+                match manifest_fetch::fetch(addr, &hello, id).await {
+                    Ok(manifest) => return manifest,
+                    Err(error) => tracing::debug!(%addr, %error, "no manifest from this peer"),
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
+        }
+    }
+
+    /// Whom a tracker names. Port 0 keeps us out of what others are told: we have nothing to give yet.
+    async fn ask_for_peers(&self, swarm: SwarmId, url: &Url) -> Vec<SocketAddr> {
+        let core = &self.core;
+        let question = Announce {
+            swarm,
+            peer: core.peer,
+            port: 0,
+            event: AnnounceEvent::Started,
+            left: 1,
+            downloaded: 0,
+            uploaded: 0,
+            want: 20,
+            candidates: Vec::new(),
+            zone: core.config.zone.clone(),
+            label: String::new(),
+            reason: None,
+        };
+        match announce::announce(core, &TrackerAt::Http(url.clone()), &question).await {
+            Ok((reached, handout)) => {
+                let trust = Trust { source: reach(reached), allow_private: core.config.allow_private };
+                let handout = handout.clamped();
+                let addrs = handout.peers.iter().flat_map(|peer| peer.resolve(reached));
+                addrs.filter(|addr| trust.allows(*addr)).collect()
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the tracker named no peers");
+                Vec::new()
+            }
+        }
     }
 
     /// Closes the port and every connection. Contents must have been stopped before.
-    pub async fn shutdown(self) {}
+    pub async fn shutdown(self) {
+        self.core.cancel.cancel();
+    }
+}
+
+struct Start {
+    have: Bitfield,
+    known: Vec<Option<Hash>>,
+    origin: bool,
+    source: Arc<dyn Source>,
+    download: Option<Arc<Download>>,
+    trackers: Vec<Url>,
+    peers: Vec<SocketAddr>,
+    cvs: Vec<Hash>,
+}
+
+/// Lets the tracker forget what is over.
+async fn sweep(service: Service, cancel: CancellationToken) {
+    let mut due = tokio::time::interval(Duration::from_secs(1));
+    while cancel.run_until_cancelled(due.tick()).await.is_some() {
+        service.sweep(service.now_ms());
+    }
 }

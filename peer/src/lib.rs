@@ -1,6 +1,8 @@
 //! Shoal's peer as a library: the engine that seeds and fetches, the store, and the command line on top of them.
 
+pub mod cli;
 pub mod engine;
 pub mod failure;
+pub mod net;
 pub mod store;
 pub mod swarm;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `peer` binary; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    shoal_peer::cli::main()
+}

@@ -40,6 +40,7 @@ pub fn reach(ip: IpAddr) -> Reach {
                 (0 | 224.., ..)
                 | (169, 254, _)
                 | (192, 0, 0 | 2)
+                | (192, 88, 99)
                 | (198, 18 | 19, _)
                 | (198, 51, 100)
                 | (203, 0, 113) => Reach::Never,
@@ -47,12 +48,16 @@ pub fn reach(ip: IpAddr) -> Reach {
             }
         }
         IpAddr::V6(ip) => {
-            let head = ip.segments()[0];
+            let [head, second, ..] = ip.segments();
+            // Teredo (2001:0::/32) and 6to4 (2002::/16) hold an IPv4 address of whatever reach, hidden from these rules.
+            let special = head == 0x2002
+                || (head == 0x2001 && (second < 0x200 || second == 0xdb8))
+                || (head == 0x3fff && second < 0x1000);
             if ip == Ipv6Addr::LOCALHOST {
                 Reach::Loopback
             } else if head & 0xfe00 == 0xfc00 {
                 Reach::Private
-            } else if head & 0xe000 == 0x2000 && !(head == 0x2001 && ip.segments()[1] == 0xdb8) {
+            } else if head & 0xe000 == 0x2000 && !special {
                 Reach::Global
             } else {
                 Reach::Never
@@ -87,7 +92,7 @@ impl Trust {
     }
 }
 
-/// The network that an address is near to when it has no zone: /24 or /64, as text such as `10.1.2/24`.
+/// The network that an address is near to when it has no zone: the bytes of its /24 (five zeros behind) or /64.
 #[must_use]
 pub fn subnet(ip: IpAddr) -> [u8; 8] {
     let mut out = [0; 8];
@@ -129,6 +134,14 @@ mod tests {
             ("ff02::1", Reach::Never),
             ("2a00::1", Reach::Global),
             ("2001:db8::1", Reach::Never),
+            ("2001::1", Reach::Never),
+            ("2001:1ff::1", Reach::Never),
+            ("2001:200::1", Reach::Global),
+            ("2002:7f00:1::", Reach::Never),
+            ("2002:a00:1::1", Reach::Never),
+            ("64:ff9b::7f00:1", Reach::Never),
+            ("3fff::1", Reach::Never),
+            ("192.88.99.1", Reach::Never),
             ("::ffff:10.0.0.1", Reach::Private),
             ("::ffff:127.0.0.1", Reach::Loopback),
         ];

@@ -92,7 +92,7 @@ impl Announce {
         if !zone_is_valid(&self.zone) {
             return Err(WireError::OutOfRange("zone"));
         }
-        if self.label.len() > LABEL_BYTES || self.label.chars().any(char::is_control) {
+        if self.label.len() > LABEL_BYTES || self.label.chars().any(crate::path::is_forbidden) {
             return Err(WireError::OutOfRange("label"));
         }
         Ok(())
@@ -129,7 +129,10 @@ impl HandoutPeer {
     /// The addresses, with `:PORT` filled in by the tracker's own address. What can't be read is left out.
     pub fn resolve(&self, tracker: std::net::IpAddr) -> impl Iterator<Item = SocketAddr> {
         self.addrs.iter().take(CANDIDATES + 1).filter_map(move |text| match text.strip_prefix(':') {
-            Some(port) => Some(SocketAddr::new(tracker, port.parse().ok()?)),
+            Some(port) if port.bytes().all(|c| c.is_ascii_digit()) => {
+                Some(SocketAddr::new(crate::address::canonical(tracker), port.parse().ok()?))
+            }
+            Some(_) => None,
             None => text.parse().ok().map(crate::address::canonical_addr),
         })
     }
@@ -218,7 +221,10 @@ mod tests {
 
     #[test]
     fn a_port_alone_means_the_trackers_host() {
-        let peer = HandoutPeer { addrs: vec![":7171".into(), "10.0.0.1:7172".into(), "nonsense".into()], seed: true };
+        let peer = HandoutPeer {
+            addrs: vec![":7171".into(), ":+7171".into(), "10.0.0.1:7172".into(), "nonsense".into()],
+            seed: true,
+        };
         let got: Vec<_> = peer.resolve("192.168.0.9".parse().unwrap()).map(|a| a.to_string()).collect();
         assert_eq!(got, ["192.168.0.9:7171", "10.0.0.1:7172"]);
     }

@@ -78,9 +78,9 @@ impl Bitfield {
             Some(mut bit) if *bit != value => {
                 *bit = value;
                 if value {
-                    self.ones += 1
+                    self.ones += 1;
                 } else {
-                    self.ones -= 1
+                    self.ones -= 1;
                 }
                 true
             }

@@ -59,6 +59,10 @@ impl Codec {
             if length as usize > longest {
                 return Err(WireError::TooLong { kind, length });
             }
+            // A block without payload is refused at once: its header would be taken from the frame behind it.
+            if kind == BLOCK_KIND && length <= 8 {
+                return Err(WireError::Malformed(kind));
+            }
             let body = if kind == BLOCK_KIND { 8 } else { length as usize };
             if buffer.len() < FRAME_HEADER + body {
                 return Ok(None);

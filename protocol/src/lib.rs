@@ -4,7 +4,8 @@
 //! bitfields, frames and their codec, announce types, limits, and errors sorted by who is to blame. It does no I/O,
 //! reads no clock and draws no random numbers, so the same code runs in the binaries, in the simulator and in a fuzzer.
 //!
-//! `WIRE.md` beside this crate describes the same things for someone who writes a peer in another language.
+//! `WIRE.md` beside this crate, here as [`wire`], describes the same things for someone who writes a peer in another
+//! language.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -24,6 +25,8 @@ pub mod path;
 pub mod ranges;
 pub mod tree;
 pub mod units;
+#[doc = include_str!("../WIRE.md")]
+pub mod wire {}
 
 pub use announce::{Announce, Event, Handout, Scrape};
 pub use bitfield::Bitfield;

@@ -41,6 +41,8 @@ pub const HAVE_RANGES: usize = 4_096;
 pub const CV_BATCH: u32 = 1_024;
 /// Bytes of manifest in one frame.
 pub const MANIFEST_SEGMENT: u32 = 32 << 10;
+/// Hashes in the proof of one segment: the depth of the tree above the 8,192 segments of the longest manifest.
+pub const MANIFEST_PROOF: usize = 13;
 /// Most requests a peer may accept in its queue; a peer advertises its own depth up to this.
 pub const QUEUE_DEPTH_MAX: u16 = 1_024;
 /// Addresses in one PEX or busy frame.
@@ -49,8 +51,8 @@ pub const PEX_PEERS: usize = 50;
 pub const ZONE_BYTES: usize = 128;
 /// Longest client name in the handshake.
 pub const CLIENT_BYTES: usize = 64;
-/// Longest explanation in a goodbye frame.
-pub const GOODBYE_BYTES: usize = 256;
+/// Longest explanation in a goodbye frame: what one byte of length can say.
+pub const GOODBYE_BYTES: usize = 255;
 /// Longest host label in an announce.
 pub const LABEL_BYTES: usize = 64;
 /// Candidate addresses of one peer in an announce.

@@ -5,12 +5,16 @@
 //! endian. The one frame that isn't decoded whole is the block: its payload follows the header and goes straight from
 //! the socket into a buffer of the receiver.
 
+use crate::address::canonical;
+use crate::announce::zone_is_valid;
 use crate::error::WireError;
 use crate::id::{Hash, PeerId, SwarmId};
 use crate::limits::{
-    BITFIELD_BITS, BLOCK_BYTES, CLIENT_BYTES, CV_BATCH, GOODBYE_BYTES, HAVE_RANGES, MANIFEST_SEGMENT, PEX_PEERS,
-    QUEUE_DEPTH_MAX, ZONE_BYTES,
+    BITFIELD_BITS, BLOCK_BYTES, CLIENT_BYTES, CV_BATCH, GOODBYE_BYTES, HAVE_RANGES, MANIFEST_BYTES, MANIFEST_PROOF,
+    MANIFEST_SEGMENT, PEX_PEERS, QUEUE_DEPTH_MAX, ZONE_BYTES,
 };
+use crate::manifest::binary::segments;
+use crate::path::is_forbidden;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -190,7 +194,7 @@ pub enum Message {
     },
     /// A segment of the manifest with its proof.
     ManifestSegment {
-        /// Length of the whole canonical binary manifest; 0 if the sender has none.
+        /// Length of the whole canonical binary manifest; 0 if the sender has none, and then nothing else is sent.
         total: u32,
         /// Number of the segment.
         segment: u32,
@@ -266,8 +270,8 @@ pub fn longest_body(kind: u8) -> Option<usize> {
         kind::BUSY => 13 + PEX_PEERS * 19,
         kind::CV_REQUEST => 8,
         kind::CVS => 8 + 32 * (CV_BATCH as usize + 64),
-        kind::MANIFEST_SEGMENT => 9 + 32 * 32 + MANIFEST_SEGMENT as usize,
-        kind::PEX => 2 + PEX_PEERS * 2 * 20,
+        kind::MANIFEST_SEGMENT => 9 + 32 * MANIFEST_PROOF + MANIFEST_SEGMENT as usize,
+        kind::PEX => 2 + PEX_PEERS * (20 + 19),
         kind::GOODBYE => 2 + GOODBYE_BYTES,
         _ => return None,
     })
@@ -316,8 +320,8 @@ impl Message {
                 out.put_u16_le(hello.queue_depth);
                 let flags = [hello.needs_manifest, hello.spreads, hello.no_upload];
                 out.put_u8(flags.iter().rev().fold(0, |byte, flag| byte << 1 | u8::from(*flag)));
-                put_text(out, &hello.zone);
-                put_text(out, &hello.client);
+                put_text(out, &hello.zone, ZONE_BYTES);
+                put_text(out, &hello.client, CLIENT_BYTES);
             }
             Self::KeepAlive | Self::HaveAll | Self::HaveNone | Self::RequestAny => {}
             Self::Bitfield { first, count, bits } => {
@@ -344,8 +348,7 @@ impl Message {
             }
             Self::Busy { block, peers } => {
                 put_block(out, block);
-                out.put_u8(peers.len() as u8);
-                peers.iter().for_each(|addr| put_addr(out, addr));
+                put_addrs(out, peers);
             }
             Self::CvRequest { first, count } => {
                 out.put_u32_le(*first);
@@ -365,17 +368,17 @@ impl Message {
                 out.put_slice(data);
             }
             Self::Pex { added, dropped } => {
+                let added = &added[..added.len().min(PEX_PEERS)];
                 out.put_u8(added.len() as u8);
                 for peer in added {
                     put_addr(out, &peer.addr);
                     out.put_u8(peer.seed.into());
                 }
-                out.put_u8(dropped.len() as u8);
-                dropped.iter().for_each(|addr| put_addr(out, addr));
+                put_addrs(out, dropped);
             }
             Self::Goodbye { reason, text } => {
                 out.put_u8(reason.code());
-                put_text8(out, text);
+                put_text(out, text, GOODBYE_BYTES);
             }
         }
         let body = out.len() - start - FRAME_HEADER + payload;
@@ -399,7 +402,7 @@ impl Message {
                 let port = b.try_get_u16_le().ok()?;
                 let queue_depth = b.try_get_u16_le().ok()?;
                 let flags = b.try_get_u8().ok()?;
-                let zone = take_text(b, ZONE_BYTES)?;
+                let zone = take_text(b, ZONE_BYTES).filter(|zone| zone_is_valid(zone))?;
                 let client = take_text(b, CLIENT_BYTES)?;
                 if flags > 7 || queue_depth > QUEUE_DEPTH_MAX || queue_depth == 0 {
                     return None;
@@ -424,9 +427,8 @@ impl Message {
             kind::HAVE_NONE => Self::HaveNone,
             kind::REQUEST_ANY => Self::RequestAny,
             kind::BITFIELD => {
-                let first = b.try_get_u32_le().ok()?;
-                let count = b.try_get_u32_le().ok()?;
-                if count == 0 || count > BITFIELD_BITS || b.len() != (count as usize).div_ceil(8) {
+                let (first, count) = take_range(b, BITFIELD_BITS)?;
+                if b.len() != (count as usize).div_ceil(8) {
                     return None;
                 }
                 let bits = b.split_to(b.len());
@@ -460,14 +462,12 @@ impl Message {
                 Self::Busy { block, peers: (0..count).map(|_| take_addr(b)).collect::<Option<_>>()? }
             }
             kind::CV_REQUEST => {
-                let first = b.try_get_u32_le().ok()?;
-                let count = b.try_get_u32_le().ok().filter(|n| (1..=CV_BATCH).contains(n))?;
+                let (first, count) = take_range(b, CV_BATCH)?;
                 Self::CvRequest { first, count }
             }
             kind::CVS => {
-                let first = b.try_get_u32_le().ok()?;
-                let count = b.try_get_u32_le().ok().filter(|n| (1..=CV_BATCH).contains(n))?;
-                if b.len() % 32 != 0 {
+                let (first, count) = take_range(b, CV_BATCH)?;
+                if !b.len().is_multiple_of(32) {
                     return None;
                 }
                 let hashes = (0..b.len() / 32).map(|_| take(b)).collect::<Option<_>>()?;
@@ -478,8 +478,18 @@ impl Message {
                 let total = b.try_get_u32_le().ok()?;
                 let segment = b.try_get_u32_le().ok()?;
                 let hashes = usize::from(b.try_get_u8().ok()?);
-                let proof = (0..hashes).map(|_| take(b)).collect::<Option<_>>()?;
-                if b.len() > MANIFEST_SEGMENT as usize {
+                if hashes > MANIFEST_PROOF || total as usize > MANIFEST_BYTES {
+                    return None;
+                }
+                let proof: Vec<Hash> = (0..hashes).map(|_| take(b)).collect::<Option<_>>()?;
+                // Every segment but the last is full, and who has no manifest has nothing to prove.
+                let due = match total {
+                    0 if proof.is_empty() => 0,
+                    0 => return None,
+                    _ if segment >= segments(total) => return None,
+                    _ => (total - segment * MANIFEST_SEGMENT).min(MANIFEST_SEGMENT),
+                };
+                if b.len() != due as usize {
                     return None;
                 }
                 Self::ManifestSegment { total, segment, proof, data: b.split_to(b.len()) }
@@ -503,25 +513,26 @@ impl Message {
             }
             kind::GOODBYE => {
                 let reason = GoodbyeReason::from_code(b.try_get_u8().ok()?)?;
-                Self::Goodbye { reason, text: take_text(b, GOODBYE_BYTES.min(255))? }
+                Self::Goodbye { reason, text: take_text(b, GOODBYE_BYTES)? }
             }
             _ => return None,
         })
     }
 }
 
-fn put_text(out: &mut BytesMut, text: &str) {
-    put_text8(out, text);
-}
-
-/// Text with its length in one byte, cut at 255 bytes.
-fn put_text8(out: &mut BytesMut, text: &str) {
-    let mut end = text.len().min(255);
-    while !text.is_char_boundary(end) {
-        end -= 1;
+/// Text with its length in one byte. It is made to fit, not trusted: an explanation may quote what came from a file or
+/// from another peer, and the other side ends the connection over a text that is too long or could fool a terminal.
+fn put_text(out: &mut BytesMut, text: &str, longest: usize) {
+    let at = out.len();
+    out.put_u8(0);
+    for c in text.chars().map(|c| if is_forbidden(c) { ' ' } else { c }) {
+        let length = out.len() - at - 1;
+        if length + c.len_utf8() > longest {
+            break;
+        }
+        out.put_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        out[at] = (length + c.len_utf8()) as u8;
     }
-    out.put_u8(end as u8);
-    out.put_slice(&text.as_bytes()[..end]);
 }
 
 fn put_block(out: &mut BytesMut, block: &Block) {
@@ -530,8 +541,16 @@ fn put_block(out: &mut BytesMut, block: &Block) {
     out.put_u32_le(block.length);
 }
 
+/// At most [`PEX_PEERS`] addresses with their number: what is beyond is a hint that nobody misses.
+fn put_addrs(out: &mut BytesMut, addrs: &[SocketAddr]) {
+    let addrs = &addrs[..addrs.len().min(PEX_PEERS)];
+    out.put_u8(addrs.len() as u8);
+    addrs.iter().for_each(|addr| put_addr(out, addr));
+}
+
+/// An IPv4 address that a dual-stack socket gave in an IPv6 coat is sent as what it is: an address has one spelling.
 fn put_addr(out: &mut BytesMut, addr: &SocketAddr) {
-    match addr.ip() {
+    match canonical(addr.ip()) {
         IpAddr::V4(ip) => {
             out.put_u8(4);
             out.put_slice(&ip.octets());
@@ -556,7 +575,7 @@ fn take_text(b: &mut Bytes, longest: usize) -> Option<String> {
         return None;
     }
     let text = String::from_utf8(b.split_to(length).to_vec()).ok()?;
-    if text.chars().any(char::is_control) { None } else { Some(text) }
+    if text.chars().any(is_forbidden) { None } else { Some(text) }
 }
 
 fn take_block(b: &mut Bytes) -> Option<Block> {
@@ -564,10 +583,18 @@ fn take_block(b: &mut Bytes) -> Option<Block> {
 }
 
 fn take_ranges(b: &mut Bytes) -> Option<Vec<(u32, u32)>> {
-    if b.is_empty() || b.len() % 8 != 0 {
+    if b.is_empty() || !b.len().is_multiple_of(8) {
         return None;
     }
-    (0..b.len() / 8).map(|_| Some((b.try_get_u32_le().ok()?, b.try_get_u32_le().ok()?))).collect()
+    (0..b.len() / 8).map(|_| take_range(b, u32::MAX)).collect()
+}
+
+/// A range as (first, count): never empty, never past what a piece number can be.
+fn take_range(b: &mut Bytes, longest: u32) -> Option<(u32, u32)> {
+    let first = b.try_get_u32_le().ok()?;
+    let count = b.try_get_u32_le().ok()?;
+    first.checked_add(count)?;
+    (1..=longest).contains(&count).then_some((first, count))
 }
 
 fn take_addr(b: &mut Bytes) -> Option<SocketAddr> {
@@ -576,5 +603,6 @@ fn take_addr(b: &mut Bytes) -> Option<SocketAddr> {
         6 => IpAddr::V6(Ipv6Addr::from(take::<16>(b)?)),
         _ => return None,
     };
-    Some(SocketAddr::new(ip, b.try_get_u16_le().ok()?))
+    let addr = SocketAddr::new(ip, b.try_get_u16_le().ok()?);
+    Some(addr).filter(|addr| canonical(addr.ip()) == ip)
 }

@@ -32,7 +32,7 @@ pub enum PathError {
 }
 
 /// Characters that could hide or reorder what a person reads: C0, DEL, C1, and bidirectional controls.
-fn forbidden(c: char) -> bool {
+pub(crate) fn is_forbidden(c: char) -> bool {
     matches!(u32::from(c),
         0..=0x1f | 0x7f..=0x9f | 0x061c | 0x200e | 0x200f | 0x2028..=0x202e | 0x2066..=0x2069)
 }
@@ -54,7 +54,7 @@ pub fn check_component(name: &str) -> Result<(), PathError> {
     if name.contains('/') {
         return Err(PathError::NotOneComponent);
     }
-    match name.chars().find(|c| forbidden(*c)) {
+    match name.chars().find(|c| is_forbidden(*c)) {
         Some(c) => Err(PathError::Character(c.into())),
         None => Ok(()),
     }

@@ -5,7 +5,7 @@ pub fn from_ascending(pieces: impl IntoIterator<Item = u32>) -> Vec<(u32, u32)> 
     let mut out: Vec<(u32, u32)> = Vec::new();
     for piece in pieces {
         match out.last_mut() {
-            Some((first, count)) if *first + *count == piece => *count += 1,
+            Some((first, count)) if first.checked_add(*count) == Some(piece) => *count += 1,
             _ => out.push((piece, 1)),
         }
     }

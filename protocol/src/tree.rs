@@ -8,7 +8,7 @@
 
 use crate::geometry::Geometry;
 use crate::id::Hash;
-use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+use blake3::hazmat::{HasherExt, Mode, max_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 use std::ops::Range;
 
 /// Hashes one piece of a large file as its bytes arrive, in order.
@@ -20,6 +20,10 @@ pub struct PieceHasher(blake3::Hasher);
 
 impl PieceHasher {
     /// Starts the piece that begins at `offset` in its file, a multiple of the piece size.
+    ///
+    /// # Panics
+    /// Here when the offset is not a multiple of 1,024, later when more bytes come than a piece at that offset can have.
+    /// Both come from the geometry, never from the wire.
     #[must_use]
     pub fn new(offset: u64) -> Self {
         let mut hasher = blake3::Hasher::new();
@@ -39,9 +43,15 @@ impl PieceHasher {
     }
 }
 
-/// The CV of a whole piece at `offset` of its file. `bytes` must not be empty.
+/// The CV of a whole piece at `offset` of its file; `None` when there can be no such subtree: no bytes, an offset inside
+/// a chunk, or more bytes than a subtree that starts there can have.
 #[must_use]
 pub fn piece_cv(offset: u64, bytes: &[u8]) -> Option<Hash> {
+    if !offset.is_multiple_of(blake3::CHUNK_LEN as u64)
+        || max_subtree_len(offset).is_some_and(|most| bytes.len() as u64 > most)
+    {
+        return None;
+    }
     let mut hasher = PieceHasher::new(offset);
     hasher.update(bytes);
     hasher.finish()
@@ -106,6 +116,58 @@ pub fn make_batch(cvs: &[Hash], wanted: Range<u32>, out: &mut Vec<Hash>) {
         }
     }
     walk(cvs, 0, &(wanted.start as usize..wanted.end as usize), out);
+}
+
+/// The CVs of a large file with every subtree above them, for who answers many requests.
+///
+/// [`make_batch`] folds all that lies outside the range anew: 0.3 s for one piece of a file of four million, which a
+/// peer could ask for again and again. This holds twice the memory and answers by lookup.
+#[derive(Debug, Clone)]
+pub struct CvTree {
+    /// `levels[k][i]` is the CV above the leaves `i << k` to `(i + 1) << k`, or to the last one.
+    levels: Vec<Vec<Hash>>,
+}
+
+impl CvTree {
+    /// From the CVs of all pieces of one file.
+    #[must_use]
+    pub fn new(cvs: Vec<Hash>) -> Self {
+        let mut levels = vec![cvs];
+        while let Some(below) = levels.last().filter(|level| level.len() > 1) {
+            // What has no right neighbour is a subtree of the next level as it is.
+            let above = below.chunks(2).map(|pair| match pair {
+                [left, right] => merge_subtrees_non_root(left, right, Mode::Hash),
+                other => other[0],
+            });
+            levels.push(above.collect());
+        }
+        Self { levels }
+    }
+
+    /// The CVs of the pieces.
+    #[must_use]
+    pub fn cvs(&self) -> &[Hash] {
+        &self.levels[0]
+    }
+
+    /// The same as [`make_batch`] over these CVs.
+    pub fn make_batch(&self, wanted: Range<u32>, out: &mut Vec<Hash>) {
+        self.walk(0, self.cvs().len(), &(wanted.start as usize..wanted.end as usize), out);
+    }
+
+    fn walk(&self, low: usize, n: usize, wanted: &Range<usize>, out: &mut Vec<Hash>) {
+        let outside = wanted.end <= low || low + n <= wanted.start;
+        match left_leaves(n).filter(|_| !outside) {
+            Some(left) => {
+                self.walk(low, left, wanted, out);
+                self.walk(low + left, n - left, wanted, out);
+            }
+            None => {
+                let level = n.next_power_of_two().ilog2() as usize;
+                out.extend(self.levels.get(level).and_then(|level_cvs| level_cvs.get(low >> level)));
+            }
+        }
+    }
 }
 
 /// Checks a batch against a file's root and returns the CVs of the wanted pieces, or `None` when it doesn't fold to it.
@@ -193,10 +255,13 @@ pub fn check_content_batch(
 }
 
 /// The proof for one leaf of a list of leaves under a BLAKE3 root: sibling CVs in tree order, without the leaf itself.
-/// This is how a manifest is fetched in ranges by its id alone.
+/// This is how a manifest is fetched in ranges by its id alone. Empty also where there is no such leaf.
 #[must_use]
 pub fn make_leaf_proof(cvs: &[Hash], leaf: u32) -> Vec<Hash> {
     let mut out = Vec::new();
+    if leaf as usize >= cvs.len() {
+        return out;
+    }
     make_batch(cvs, leaf..leaf + 1, &mut out);
     // The leaf's own CV is at a place that the shape of the tree tells; the receiver computes it from the data.
     let at = leaf_position(cvs.len(), leaf as usize);
@@ -204,10 +269,10 @@ pub fn make_leaf_proof(cvs: &[Hash], leaf: u32) -> Vec<Hash> {
     out
 }
 
-/// How many hashes the proof of one leaf has.
+/// How many hashes the proof of one leaf has; 0 where there is no such leaf.
 #[must_use]
 pub fn leaf_proof_len(leaves: u32, leaf: u32) -> usize {
-    batch_len(leaves, leaf..leaf + 1) - 1
+    if leaf < leaves { batch_len(leaves, leaf..leaf + 1) - 1 } else { 0 }
 }
 
 /// Checks that `data` is the leaf at `offset` (leaf number `leaf` of `leaves`) under `root`.
@@ -287,6 +352,23 @@ mod tests {
         assert_eq!(root_of(&[]), None);
         assert_eq!(root_of(&[[0; 32]]), None);
         assert_eq!(piece_cv(0, b""), None);
+    }
+
+    #[test]
+    fn what_can_be_no_subtree_has_no_cv_and_no_proof() {
+        assert_eq!(piece_cv(1, b"x"), None);
+        assert_eq!(piece_cv(1024, &bytes(1025)), None);
+        assert!(piece_cv(1024, &bytes(1024)).is_some());
+        assert!(piece_cv(0, &bytes(5000)).is_some());
+        let cvs = cvs_of(&bytes(4 * 1024), 1024);
+        for leaf in [4, 5, u32::MAX] {
+            assert!(make_leaf_proof(&cvs, leaf).is_empty() && leaf_proof_len(4, leaf) == 0);
+            assert!(!check_leaf(&root_of(&cvs).unwrap(), 4, leaf, u64::from(leaf) * 1024, b"x", &[]));
+        }
+        assert!(make_leaf_proof(&[], 0).is_empty() && leaf_proof_len(0, 0) == 0);
+        assert!(!check_leaf(&[0; 32], 0, 0, 0, b"", &[]));
+        assert!(!check_leaf(&[0; 32], 4, 1, 1024, &bytes(1025), &cvs[..2]));
+        assert!(!check_leaf(&[0; 32], 4, 1, 1000, &bytes(9), &cvs[..2]));
     }
 
     #[test]

@@ -1,1 +1,33 @@
-//! x
+//! Shoal's tracker as a library: who is in which swarm, and the manifests of what they share.
+//!
+//! Reading order: [`swarm`] and [`registry`] hold the peers, [`handout`] and [`interval`] are the policy, [`limiter`]
+//! and [`routes`] guard the door; all of these are pure. [`manifests`] is the interface to stored manifests, [`disk`]
+//! the tracker's own. [`Service`] puts them together, `http` and `admin` speak HTTP for it, [`server`] owns sockets,
+//! and [`cli`] is the command. A peer embeds [`Service`] on its own port.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod admin;
+pub mod cidr;
+pub mod cli;
+mod client;
+pub mod config;
+pub mod disk;
+pub mod handout;
+mod http;
+pub mod interval;
+pub mod limiter;
+pub mod manifests;
+mod output;
+mod patience;
+mod payload;
+pub mod registry;
+pub mod rng;
+pub mod routes;
+pub mod server;
+pub mod service;
+pub mod swarm;
+
+pub use disk::{DiskConfig, DiskStore};
+pub use manifests::{ManifestSource, Part, Refused};
+pub use service::{Service, ServiceConfig};

@@ -1,9 +1,47 @@
 //! Content on disk: reading what is complete, writing what is under way, and never calling anything had that isn't.
+//!
+//! Everything here blocks; callers with an event loop run it on other threads. One file is one mechanism:
+//! - [`scan`](fn@scan) turns a path into a manifest, `cache` lets the next scan skip what has not changed;
+//! - [`SeedSource`] serves a scanned path, [`Download`] is a fetch's place on disk and serves it too, [`MemorySource`]
+//!   is for tests: all three are a [`Source`];
+//! - `layout` says which files a block lies in, [`PieceCheck`] verifies a piece while it arrives, `parallel` and
+//!   `hashing` read and hash many files at the pace of the machine;
+//! - `beneath` opens files below a root without ever following a link, `journal` keeps what a fetch has,
+//!   `completion` remembers that a place is complete, [`verify`](fn@verify) checks one.
 
 use shoal_protocol::message::Block;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+
+mod beneath;
+mod cache;
+mod completion;
+mod download;
+mod hashing;
+mod journal;
+mod layout;
+mod lru;
+mod memory;
+mod parallel;
+mod piece_check;
+mod platform;
+mod scan;
+mod source;
+mod stamp;
+mod verify;
+mod walk;
+
+pub use download::{Download, DownloadOptions, Existing, Opened, SyncMode, read_journal_manifest};
+pub use layout::{Span, spans};
+pub use memory::MemorySource;
+pub use piece_check::PieceCheck;
+pub use platform::default_state_dir;
+pub use scan::{ScanOptions, ScanProgress, Scanned, scan};
+pub use source::SeedSource;
+pub use stamp::Stamp;
+pub use verify::{BadFile, Report, verify};
+pub use walk::Skipped;
 
 /// A part of a file that holds a part of a block.
 #[derive(Debug, Clone)]
@@ -31,6 +69,9 @@ pub enum ReadError {
 pub trait Source: Send + Sync + std::fmt::Debug {
     /// The file parts that make up a block, for senders that hand file ranges to the system.
     ///
+    /// Each extent keeps its file open, and a block of a pack may lie in a thousand files: for packs
+    /// [`read`](Self::read) is the cheaper way.
+    ///
     /// # Errors
     /// When a file is gone, changed or unreadable.
     fn extents(&self, block: Block) -> Result<Vec<Extent>, ReadError>;
@@ -42,6 +83,12 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     fn read(&self, block: Block, out: &mut [u8]) -> Result<(), ReadError>;
 }
 
-/// A fetch's place on disk.
-#[derive(Debug)]
-pub struct Download {}
+/// The error for a block that the content doesn't have.
+fn no_such_block() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "the content has no such block")
+}
+
+#[cfg(test)]
+mod scan_tests;
+#[cfg(test)]
+mod testing;

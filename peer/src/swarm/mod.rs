@@ -147,6 +147,11 @@ pub enum Input {
         /// Which piece.
         piece: u32,
     },
+    /// Pieces that were on disk already turned out to be right, and are in the journal.
+    Found {
+        /// Which.
+        pieces: Vec<u32>,
+    },
     /// Hashes of the single blocks of a piece as they lie on disk, asked for by [`Output::HashBlocks`].
     BlockHashes {
         /// Which piece.

@@ -151,6 +151,7 @@ impl Swarm {
             }
             Input::Hashed { piece, outcome } => self.hashed(now, piece, outcome),
             Input::Committed { piece } => self.committed(now, piece),
+            Input::Found { pieces } => self.found(now, &pieces),
             Input::BlockHashes { piece, hashes } => self.block_hashes(now, piece, hashes),
             Input::BlockSent { conn, block } => self.block_sent(now, conn, block),
             Input::BlockFailed { conn, block } => self.block_failed(now, conn, block),

@@ -114,10 +114,23 @@ impl Swarm {
     }
 
     pub(super) fn committed(&mut self, now: Time, piece: u32) {
-        if self.pieces.map.get(&piece).is_none_or(|p| p.stage != Stage::Committing) {
-            return;
+        if self.pieces.map.get(&piece).is_some_and(|p| p.stage == Stage::Committing) {
+            self.pieces.remove(piece);
+            self.had(now, piece);
         }
-        self.pieces.remove(piece);
+    }
+
+    /// Pieces that lay on disk turned out to be right: nobody needs to send them.
+    pub(super) fn found(&mut self, now: Time, pieces: &[u32]) {
+        let count = self.geometry.pieces();
+        for piece in pieces.iter().copied().filter(|p| *p < count) {
+            self.picker.remove(piece);
+            self.pieces.remove(piece);
+            self.had(now, piece);
+        }
+    }
+
+    fn had(&mut self, now: Time, piece: u32) {
         if !self.have.set(piece, true) {
             return;
         }

@@ -13,6 +13,7 @@
 //! Varints are LEB128 of at most ten bytes in their shortest form. Nothing can be spelled in two ways. A stored or sent
 //! manifest may have its hints behind the content part, as a JSON object.
 
+use super::strict::{Object, complaint};
 use super::{EMPTY_ROOT, Entry, Hints, Kind, Manifest, Shape};
 use crate::error::ManifestError;
 use crate::id::Hash;
@@ -134,7 +135,7 @@ pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
     }
     let hints = match reader.bytes {
         [] => Hints::default(),
-        rest => serde_json::from_slice(rest).map_err(|e| ManifestError::Json(e.to_string()))?,
+        rest => serde_json::from_slice::<Object<Hints>>(rest).map_err(|e| complaint(&e))?.0,
     };
     Manifest::new(shape, piece_size, entries, hints)
 }

@@ -3,50 +3,68 @@
 //! Strict: unknown keys, duplicate keys, values of another type and fields that don't belong to an entry's kind are
 //! refused. The id is that of the content, not of this text.
 
+use super::strict::{self, Object};
 use super::{EMPTY_ROOT, Entry, Hints, Kind, Manifest, Shape};
 use crate::error::ManifestError;
 use crate::id::{ContentId, Hash, from_hex, to_hex};
-use serde::{Deserialize, Serialize};
+use crate::limits::ENTRIES;
+use serde::Deserialize;
 use std::borrow::Cow;
 
 const VERSION: u64 = 1;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document<'a> {
+struct Document {
     shoal: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "strict::present")]
     id: Option<ContentId>,
     kind: Shape,
     piece_size: u64,
-    #[serde(borrow)]
-    entries: Vec<Row<'a>>,
-    #[serde(default, skip_serializing_if = "Hints::is_empty")]
+    #[serde(deserialize_with = "strict::at_most::<_, _, ENTRIES>")]
+    entries: Vec<Object<Row>>,
+    #[serde(default, deserialize_with = "strict::object")]
     hints: Hints,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Row<'a> {
-    #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
-    path: Option<Cow<'a, str>>,
+struct Row {
+    #[serde(default, deserialize_with = "strict::present")]
+    path: Option<String>,
     kind: RowKind,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "strict::present")]
     size: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
-    blake3: Option<Cow<'a, str>>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "strict::present")]
+    blake3: Option<Hex>,
+    #[serde(default)]
     executable: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
-    target: Option<Cow<'a, str>>,
+    #[serde(default, deserialize_with = "strict::present")]
+    target: Option<String>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, PartialEq)]
 enum RowKind {
     File,
     Dir,
     Link,
+}
+
+impl<'de> Deserialize<'de> for RowKind {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        strict::word(d, &[("file", Self::File), ("dir", Self::Dir), ("link", Self::Link)])
+    }
+}
+
+/// A hash, read in place: a million roots as text would double the memory.
+struct Hex(Hash);
+
+impl<'de> Deserialize<'de> for Hex {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = <Cow<'de, str>>::deserialize(d)?;
+        let wrong = || serde::de::Error::custom("blake3 is not 64 lower-case hexadecimal digits");
+        from_hex(&text).map(Self).ok_or_else(wrong)
+    }
 }
 
 /// Reads only the version, to tell a manifest of the future from a broken one.
@@ -97,16 +115,16 @@ impl Manifest {
 /// # Errors
 /// When it isn't a valid manifest, or names another id than its content has.
 pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
-    let document: Document<'_> =
-        serde_json::from_slice(bytes).map_err(|error| match serde_json::from_slice::<VersionOnly>(bytes) {
-            Ok(VersionOnly { shoal }) if shoal != VERSION => ManifestError::Version(shoal),
-            _ => ManifestError::Json(error.to_string()),
+    let Object::<Document>(document) =
+        serde_json::from_slice(bytes).map_err(|error| match serde_json::from_slice::<Object<VersionOnly>>(bytes) {
+            Ok(Object(VersionOnly { shoal })) if shoal != VERSION => ManifestError::Version(shoal),
+            _ => strict::complaint(&error),
         })?;
     if document.shoal != VERSION {
         return Err(ManifestError::Version(document.shoal));
     }
     let shape = document.kind;
-    let entries = document.entries.into_iter().enumerate().map(|(index, row)| read_row(shape, index, row));
+    let entries = document.entries.into_iter().enumerate().map(|(index, row)| read_row(shape, index, row.0));
     let manifest = Manifest::new(shape, document.piece_size, entries.collect::<Result<_, _>>()?, document.hints)?;
     match document.id {
         Some(expected) if expected != manifest.id => Err(ManifestError::WrongId { expected, actual: manifest.id }),
@@ -114,25 +132,25 @@ pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
     }
 }
 
-fn read_row(shape: Shape, index: usize, row: Row<'_>) -> Result<Entry, ManifestError> {
+fn read_row(shape: Shape, index: usize, row: Row) -> Result<Entry, ManifestError> {
     let wrong = |what: &str| ManifestError::Json(format!("entry {index}: {what}"));
     let path = match (shape, row.path) {
         (Shape::File, None) => String::new(),
         (Shape::File, Some(_)) => return Err(ManifestError::SingleFile),
-        (Shape::Tree, Some(path)) => path.into_owned(),
+        (Shape::Tree, Some(path)) => path,
         (Shape::Tree, None) => return Err(wrong("the path is missing")),
     };
     let kind = match (row.kind, row.size, row.blake3, row.executable, row.target) {
         (RowKind::File, Some(size), root, executable, None) => {
             let root: Hash = match root {
-                Some(hex) => from_hex(&hex).ok_or_else(|| wrong("blake3 is not 64 lower-case hexadecimal digits"))?,
+                Some(hex) => hex.0,
                 None if size == 0 => EMPTY_ROOT,
                 None => return Err(wrong("blake3 is missing")),
             };
             Kind::File { size, root, executable }
         }
         (RowKind::Dir, None, None, false, None) => Kind::EmptyDirectory,
-        (RowKind::Link, None, None, false, Some(target)) => Kind::Link { target: target.into_owned() },
+        (RowKind::Link, None, None, false, Some(target)) => Kind::Link { target },
         _ => return Err(wrong("its fields don't belong to its kind")),
     };
     Ok(Entry { path, kind })

@@ -7,6 +7,7 @@
 
 pub mod binary;
 pub mod json;
+mod strict;
 
 use crate::error::ManifestError;
 use crate::geometry::Geometry;
@@ -14,7 +15,6 @@ use crate::id::{ContentId, Hash};
 use crate::limits::{ENTRIES, HINT_URLS, MANIFEST_BYTES};
 use crate::link::Url;
 use crate::path::{check_component, check_path, link_target_is_inside};
-use std::collections::HashSet;
 
 /// The BLAKE3 hash of no bytes: the root of every empty file.
 pub const EMPTY_ROOT: Hash = [
@@ -23,7 +23,7 @@ pub const EMPTY_ROOT: Hash = [
 ];
 
 /// Whether a content is one file or a tree. One file and a directory that holds one file are different contents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
     /// One file; its name is only a hint.
@@ -81,13 +81,13 @@ impl Entry {
 #[serde(deny_unknown_fields)]
 pub struct Hints {
     /// What to call it where the user doesn't say: one path component.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
     pub name: Option<String>,
     /// Trackers, as base URLs.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "strict::at_most::<_, _, HINT_URLS>")]
     pub trackers: Vec<String>,
     /// Web seeds, as URLs.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "strict::at_most::<_, _, HINT_URLS>")]
     pub web_seeds: Vec<String>,
 }
 
@@ -268,13 +268,15 @@ impl Manifest {
 
 /// Paths ascend strictly, every one is acceptable, nothing lies below something that isn't a directory, and links stay inside.
 fn check_tree(entries: &[Entry]) -> Result<(), ManifestError> {
-    // Everything that may not have children.
-    let mut leaves: HashSet<&str> = HashSet::with_capacity(entries.len());
-    let mut previous: Option<&str> = None;
+    // Lengths of the earlier paths that the path before begins with, as text, and its own. In byte order everything
+    // between a path and what it begins is begun by it too, so no other entry can be an ancestor. A set of all paths
+    // would do as well, but looking up every prefix of deep paths hashes some 30 times the manifest's own bytes.
+    let mut open: Vec<usize> = Vec::new();
+    let mut previous = "";
     for (index, entry) in entries.iter().enumerate() {
         let path = entry.path.as_str();
         check_path(path).map_err(|reason| ManifestError::Path { index, reason })?;
-        if previous.is_some_and(|p| p.as_bytes() >= path.as_bytes()) {
+        if previous.as_bytes() >= path.as_bytes() {
             return Err(ManifestError::Order(index));
         }
         if let Kind::Link { target } = &entry.kind
@@ -282,15 +284,16 @@ fn check_tree(entries: &[Entry]) -> Result<(), ManifestError> {
         {
             return Err(ManifestError::LinkTarget(index));
         }
-        // Ancestors sort before what is below them, so they have been seen. Those shared with the entry before are known good.
-        let shared = previous.map_or(0, |p| common_prefix(p, path));
-        for (at, _) in path.match_indices('/') {
-            if at >= shared && leaves.contains(&path[..at]) {
-                return Err(ManifestError::Nested(index));
-            }
+        let shared = common_prefix(previous, path);
+        while open.last().is_some_and(|length| *length > shared) {
+            open.pop();
         }
-        leaves.insert(path);
-        previous = Some(path);
+        // A shorter one has the same byte behind it as in the path before, where it was no slash.
+        if open.last() == Some(&shared) && path.as_bytes().get(shared) == Some(&b'/') {
+            return Err(ManifestError::Nested(index));
+        }
+        open.push(path.len());
+        previous = path;
     }
     Ok(())
 }

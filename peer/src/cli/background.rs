@@ -1,0 +1,175 @@
+//! `fetch --background`: the serving goes on in a process of its own.
+//!
+//! A process with threads can't be forked safely, so the program starts itself again with a hidden command. The child
+//! leaves the terminal's session, serves, and says so on a pipe; only then does the parent return.
+
+use super::args::{BackgroundArgs, NetArgs, SeedFor};
+use super::output::{Outcome, Output};
+use super::{Context, fetch, state_dir, staying};
+use crate::failure::{Failure, FailureKind};
+use serde::Serialize;
+use shoal_protocol::Manifest;
+use shoal_protocol::announce::StopReason;
+use shoal_protocol::link::Url;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+/// What the child says once it serves; anything else is why it doesn't.
+const SERVING: &str = "serving";
+
+/// What stands in the list of background processes.
+#[derive(Serialize)]
+struct Entry<'a> {
+    pid: u32,
+    id: String,
+    #[serde(serialize_with = "super::output::lossy")]
+    path: &'a Path,
+    port: u16,
+    since: String,
+    seed_for: String,
+}
+
+/// Starts a process that serves a complete content, and returns once it does.
+pub(super) async fn start(
+    manifest: &Manifest,
+    path: &Path,
+    trackers: &[Url],
+    seed_for: SeedFor,
+    net: &NetArgs,
+    output: &Output,
+) -> Result<(), Failure> {
+    let dir = state_dir().join("background");
+    let failed = |what: &str, error: &io::Error| Failure::io(what, &dir, error).hint("the content itself is complete");
+    fs::create_dir_all(&dir).map_err(|error| failed("the background process can't be listed in", &error))?;
+    let mut file = tempfile::Builder::new()
+        .prefix("start-")
+        .suffix(".manifest")
+        .tempfile_in(&dir)
+        .map_err(|error| failed("the manifest can't be written to", &error))?;
+    file.write_all(&manifest.to_binary_with_hints())
+        .map_err(|error| failed("the manifest can't be written to", &error))?;
+    let path = fs::canonicalize(path).map_err(|error| Failure::io("can't read", path, &error))?;
+    let log_path = dir.join("log");
+    let log = fs::File::options().create(true).append(true).open(&log_path);
+    let log = log.map_err(|error| failed("the log can't be opened in", &error))?;
+    let program =
+        std::env::current_exe().map_err(|error| failed("this program can't be found to start it again for", &error))?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments(file.path(), &path, trackers, seed_for, net))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        // Nothing that holds a directory busy, such as a mount that the user wants to undo.
+        .current_dir("/");
+    let mut child = command.spawn().map_err(|error| failed("the background process can't be started for", &error))?;
+    let pid = child.id();
+    let pipe = child.stdout.take();
+    let said = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        // The child's end without a word shows as an empty line.
+        if let Some(pipe) = pipe {
+            let _ = BufReader::new(pipe).read_line(&mut line);
+        }
+        line
+    });
+    let said = said.await.unwrap_or_default();
+    if said.trim() == SERVING {
+        output.say(&format!("serving goes on in the background: process {pid} (kill {pid} ends it)"));
+        return Ok(());
+    }
+    // Gone or going: taken off the system's list, so that nothing is left behind.
+    let _ = child.kill();
+    let _ = child.wait();
+    let text = format!("the background process {pid} did not start serving");
+    Err(Failure::new(FailureKind::Local, text)
+        .detail(format!("see {}", log_path.display()))
+        .hint("the content itself is complete"))
+}
+
+fn arguments(manifest: &Path, path: &Path, trackers: &[Url], seed_for: SeedFor, net: &NetArgs) -> Vec<OsString> {
+    let mut out: Vec<OsString> = vec!["--no-config".into(), "-q".into(), "background-serve".into()];
+    let mut flag = |name: &str, value: OsString| {
+        out.push(name.into());
+        out.push(value);
+    };
+    flag("--manifest", manifest.into());
+    flag("--path", path.into());
+    flag("--seed-for", spelled(seed_for).into());
+    for tracker in trackers {
+        flag("--tracker", tracker.to_string().into());
+    }
+    if let Some(listen) = &net.listen {
+        let ip = listen
+            .ip
+            .map_or_else(|| "[::]".to_owned(), |ip| if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() });
+        flag("--listen", format!("{ip}:{}-{}", listen.ports.start(), listen.ports.end()).into());
+    }
+    for addr in &net.advertise {
+        flag("--advertise", addr.to_string().into());
+    }
+    if let Some(zone) = &net.zone {
+        flag("--zone", zone.into());
+    }
+    if let Some(rate) = net.max_upload {
+        flag("--max-upload", rate.to_string().into());
+    }
+    flag("--max-peers", net.max_peers.to_string().into());
+    out
+}
+
+fn spelled(seed_for: SeedFor) -> String {
+    match seed_for {
+        SeedFor::Auto => "auto".to_owned(),
+        SeedFor::Forever => "forever".to_owned(),
+        SeedFor::Time(time) => format!("{}ms", time.as_millis()),
+    }
+}
+
+/// Leaves the terminal's session, so that its end isn't ours.
+pub(super) fn detach() {
+    // Fails only for the leader of a session, which has nothing to leave.
+    let _ = rustix::process::setsid();
+}
+
+/// Takes its file off the list at the end, however that comes.
+struct Listed(PathBuf);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The child: serves a finished content.
+pub(super) async fn serve(args: BackgroundArgs, context: Context) -> Result<Outcome, Failure> {
+    let bytes = fs::read(&args.manifest).map_err(|error| Failure::io("can't read", &args.manifest, &error))?;
+    let manifest = Arc::new(Manifest::parse(&bytes)?);
+    let config = fetch::engine_config(&args.net, true, false, false);
+    let content =
+        staying::Finished { manifest: Arc::clone(&manifest), path: &args.path, trackers: args.net.tracker.clone() };
+    let (engine, handle) = staying::serve(content, config, &context).await?;
+    let port = engine.local_addr().port();
+    let list = state_dir().join("background").join(format!("{}.json", std::process::id()));
+    let entry = Entry {
+        pid: std::process::id(),
+        id: manifest.id().to_string(),
+        path: &args.path,
+        port,
+        since: super::output::rfc3339(std::time::SystemTime::now()),
+        seed_for: spelled(args.seed_for),
+    };
+    let text = serde_json::to_string(&entry).unwrap_or_default();
+    fs::write(&list, text + "\n").map_err(|error| Failure::io("can't write", &list, &error))?;
+    let listed = Listed(list);
+    context.output.data(SERVING);
+    staying::stay(&handle, args.seed_for, true, &context, &super::sources::shown_name(&manifest), port).await;
+    handle.stop(StopReason::Done).await;
+    engine.shutdown().await;
+    drop(listed);
+    Ok(Outcome::plain())
+}

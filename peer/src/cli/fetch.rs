@@ -1,0 +1,444 @@
+//! `peer fetch`: from a link to a verified path.
+
+use super::args::{FetchArgs, NetArgs, SeedFor, Sync as SyncWhen};
+use super::output::Outcome;
+use super::progress::{Progress, blocking, percent};
+use super::sources::{Found, Journals, Search, Spec, Tools, find, plain_name, shown_name};
+use super::troubles::{Stall, Troubles};
+use super::{Context, background, staying};
+use crate::engine::{Engine, EngineConfig, Fetching, Handle, Stats};
+use crate::failure::{Failure, FailureKind};
+use crate::net::http_client::Nearest;
+use crate::store::Download;
+use crate::store::{DownloadOptions, Existing, Opened, SyncMode};
+use serde::Serialize;
+use shoal_protocol::Manifest;
+use shoal_protocol::announce::{Scrape, StopReason};
+use shoal_protocol::units::format_size;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Between two looks at the numbers.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a dry run waits for each source.
+const PROBE: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Serialize)]
+struct FetchResult {
+    changed: bool,
+    id: String,
+    #[serde(serialize_with = "super::output::lossy")]
+    path: PathBuf,
+    bytes: u64,
+    elapsed_s: f64,
+    downloaded: u64,
+    from_seeds: u64,
+    sent: u64,
+    bad_pieces: u64,
+    peers: u32,
+}
+
+/// Runs the command.
+pub(super) async fn run(args: FetchArgs, context: Context) -> Result<Outcome, Failure> {
+    let start = Instant::now();
+    if args.output.as_deref() == Some(Path::new("-")) {
+        return Err(Failure::new(FailureKind::Usage, "-o - is not known yet: name a path"));
+    }
+    let spec = Spec::parse(&args.what)?;
+    let config = engine_config(&args.net, !args.no_upload, args.allow_private, false);
+    let here = PathBuf::from(".");
+    let search = Search {
+        id: args.id,
+        trackers: &args.net.tracker,
+        peers: &args.peer,
+        journals: Some(match &args.output {
+            Some(out) => Journals::Of(out),
+            None => Journals::In(args.into.as_ref().unwrap_or(&here)),
+        }),
+        timeout: args.timeout,
+        stall: args.stall_timeout,
+    };
+    let tools = Tools { output: &context.output, signals: &context.signals, http: &context.http };
+    let mut engine: Option<Engine> = None;
+    let begin = async || Engine::start(config.clone()).await.map(|started| Some(engine.insert(started).clone()));
+    let found = match find(&spec, &search, &tools, begin).await {
+        Ok(found) => found,
+        Err(failure) => {
+            if let Some(engine) = engine {
+                engine.shutdown().await;
+            }
+            return Err(failure);
+        }
+    };
+    let out = target(&args, &found, &here);
+    if args.dry_run {
+        return dry_run(&found, &out, &context).await;
+    }
+    let name = shown_name(&found.manifest);
+    let Found { manifest, trackers, peers, .. } = found;
+    let manifest = Arc::new(manifest);
+    match open(&args, &manifest, &out, &name, &context, start).await? {
+        Opened::Complete(path) => {
+            let job = Job { args: &args, config, context: &context, manifest, out, name, start };
+            if let Some(engine) = engine {
+                engine.shutdown().await;
+            }
+            job.already(path, trackers).await
+        }
+        Opened::Open(download) => {
+            let engine = match engine {
+                Some(engine) => engine,
+                None => Engine::start(config.clone()).await?,
+            };
+            let job = Job { args: &args, config, context: &context, manifest, out, name, start };
+            job.transfer(engine, download, trackers, peers).await
+        }
+    }
+}
+
+/// The engine's settings from the flags.
+pub(super) fn engine_config(net: &NetArgs, upload: bool, allow_private: bool, tracker: bool) -> EngineConfig {
+    EngineConfig {
+        listen: net.listen(),
+        advertise: net.advertise.clone(),
+        zone: net.zone.clone().unwrap_or_default(),
+        label: super::host_label(),
+        max_upload: net.max_upload.unwrap_or(0),
+        max_download: net.max_download.unwrap_or(0),
+        max_peers: net.max_peers.into(),
+        upload,
+        allow_private,
+        tracker,
+    }
+}
+
+/// Where the content goes.
+fn target(args: &FetchArgs, found: &Found, here: &Path) -> PathBuf {
+    match (&args.output, &found.journal) {
+        (Some(out), _) => out.clone(),
+        // The journal's place was looked up in the directory that was asked for.
+        (None, Some(journal)) => journal.clone(),
+        (None, None) => args.into.as_deref().unwrap_or(here).join(plain_name(&found.manifest)),
+    }
+}
+
+/// Opens the place on disk; this may have to check what is there, or to wait for another process.
+async fn open(
+    args: &FetchArgs,
+    manifest: &Arc<Manifest>,
+    out: &Path,
+    name: &str,
+    context: &Context,
+    start: Instant,
+) -> Result<Opened, Failure> {
+    let options = DownloadOptions {
+        resume: !args.no_resume,
+        sync: if args.sync == SyncWhen::None { SyncMode::None } else { SyncMode::Auto },
+        existing: match (args.overwrite, args.repair) {
+            (true, _) => Existing::Overwrite,
+            (_, true) => Existing::Repair,
+            _ => Existing::Refuse,
+        },
+        state_dir: super::state_dir(),
+    };
+    let (manifest, out, cancelled) = (Arc::clone(manifest), out.to_owned(), context.signals.cancelled());
+    let output = context.output.clone();
+    // Waiting for another process may take for ever; what ends the check of a signal ends it at the deadline too.
+    let late = Arc::new(AtomicBool::new(false));
+    let timer = args.timeout.map(|timeout| {
+        let (late, cancelled) = (Arc::clone(&late), Arc::clone(&cancelled));
+        tokio::spawn(async move {
+            tokio::time::sleep(timeout.saturating_sub(start.elapsed())).await;
+            late.store(true, Ordering::Relaxed);
+            cancelled.store(true, Ordering::Relaxed);
+        })
+    });
+    let result = blocking(&context.output, name, "checking", move |progress| {
+        let waiting = |pid: u32| {
+            let text = format!("process {pid} is fetching this to the same place; waiting for its result");
+            output.say_once("waiting", &text);
+        };
+        Download::open(manifest, &out, &options, progress, &cancelled, &waiting)
+    });
+    let result = result.await;
+    if let Some(timer) = timer {
+        timer.abort();
+    }
+    match (result, context.signals.asked()) {
+        (Err(_), Some(stop)) => Err(stop.failure()),
+        (Err(_), None) if late.load(Ordering::Relaxed) => {
+            Err(Failure::new(FailureKind::Incomplete, "the time was over before fetching began"))
+        }
+        (result, _) => result,
+    }
+}
+
+struct Job<'a> {
+    args: &'a FetchArgs,
+    config: EngineConfig,
+    context: &'a Context,
+    manifest: Arc<Manifest>,
+    out: PathBuf,
+    name: String,
+    start: Instant,
+}
+
+impl Job<'_> {
+    /// The target has it all.
+    async fn already(self, path: PathBuf, trackers: Vec<shoal_protocol::link::Url>) -> Result<Outcome, Failure> {
+        let output = &self.context.output;
+        output.say(&format!("already complete: {} ({})", path.display(), format_size(self.manifest.bytes())));
+        let mut result = self.result(&path, &Stats::default(), false);
+        output.data_path(&path);
+        output.record("complete", &result);
+        if let (Some(seed_for), false) = (self.args.seed_for, self.args.no_upload) {
+            if self.args.background {
+                background::start(&self.manifest, &path, &trackers, seed_for, &self.args.net, output).await?;
+            } else {
+                let content = staying::Finished { manifest: self.manifest, path: &path, trackers };
+                result.sent = staying::serve_for(content, self.config, seed_for, self.context).await?;
+            }
+        }
+        Ok(Outcome::new(&result))
+    }
+
+    async fn transfer(
+        self,
+        engine: Engine,
+        download: Download,
+        trackers: Vec<shoal_protocol::link::Url>,
+        mut peers: Vec<std::net::SocketAddr>,
+    ) -> Result<Outcome, Failure> {
+        let output = &self.context.output;
+        peers.extend(download.known_peers());
+        let mut handle = engine.fetch(Fetching {
+            manifest: Arc::clone(&self.manifest),
+            download: Arc::new(download),
+            trackers: trackers.clone(),
+            peers,
+        });
+        let ended = self.watch(&mut handle, engine.local_addr().port()).await;
+        let stats = handle.stats.borrow().clone();
+        let path = match ended {
+            Ok(path) => path,
+            Err(failure) => {
+                handle.stop(reason(&failure)).await;
+                engine.shutdown().await;
+                return Err(kept(failure, &stats, &self.out));
+            }
+        };
+        let mut result = self.result(&path, &stats, true);
+        output.say(&summary(&stats, self.manifest.bytes(), result.elapsed_s));
+        output.data_path(&path);
+        output.record("complete", &result);
+        let seed_for = self.args.seed_for.unwrap_or(SeedFor::Auto);
+        let port = engine.local_addr().port();
+        if !self.args.no_upload && !self.args.background {
+            staying::stay(&handle, seed_for, false, self.context, &self.name, port).await;
+        }
+        result.sent = handle.stats.borrow().uploaded;
+        // The successor serves before this one leaves, unless both need the one port that was named.
+        let in_background = self.args.background && !self.args.no_upload;
+        let start =
+            async || background::start(&self.manifest, &path, &trackers, seed_for, &self.args.net, output).await;
+        let one_port = self.config.listen.ports.clone().count() == 1 && *self.config.listen.ports.start() != 0;
+        let mut started = Ok(());
+        if in_background && !one_port {
+            started = start().await;
+        }
+        handle.stop(StopReason::Done).await;
+        engine.shutdown().await;
+        if in_background && one_port {
+            started = start().await;
+        }
+        started.map(|()| Outcome::new(&result))
+    }
+
+    /// Waits for the end, whatever it is.
+    async fn watch(&self, handle: &mut Handle, port: u16) -> Result<PathBuf, Failure> {
+        let stats = handle.stats.clone();
+        let (_, nothing) = tokio::sync::mpsc::channel(1);
+        let mut notices = std::mem::replace(&mut handle.notices, nothing);
+        let mut progress = Progress::new(&self.context.output, &self.name);
+        let troubles = Troubles::new(&self.context.output, &self.name, port);
+        let mut stall = Stall::new(self.args.stall_timeout);
+        let signals = self.context.signals.clone();
+        let mut ones = self.context.signals.clone();
+        let mut tick = tokio::time::interval(TICK);
+        let complete = handle.complete();
+        tokio::pin!(complete);
+        let result = loop {
+            tokio::select! {
+                biased;
+                result = &mut complete => break result,
+                stop = signals.stopped() => break Err(stop.failure()),
+                Some(notice) = notices.recv() => troubles.notice(&notice),
+                () = ones.usr1() => progress.insist(&stats.borrow(), false),
+                _ = tick.tick() => {
+                    let now = stats.borrow().clone();
+                    progress.fetch(&now);
+                    troubles.look(&now, !self.args.no_upload);
+                    troubles.look_at_fetch(&now);
+                    let late = self.args.timeout.filter(|timeout| self.start.elapsed() >= *timeout);
+                    if stall.look(&now) || late.is_some() {
+                        break Err(stall.failure(&now, late));
+                    }
+                }
+            }
+        };
+        progress.end_fetch(&stats.borrow());
+        result
+    }
+
+    fn result(&self, path: &Path, stats: &Stats, changed: bool) -> FetchResult {
+        FetchResult {
+            changed,
+            id: self.manifest.id().to_string(),
+            path: path.to_owned(),
+            bytes: self.manifest.bytes(),
+            elapsed_s: (self.start.elapsed().as_secs_f64() * 1_000.0).round() / 1_000.0,
+            downloaded: stats.downloaded,
+            from_seeds: stats.from_seeds,
+            sent: stats.uploaded,
+            bad_pieces: stats.bad_pieces,
+            peers: stats.sources,
+        }
+    }
+}
+
+/// What other peers are told.
+fn reason(failure: &Failure) -> StopReason {
+    match failure.kind {
+        FailureKind::Interrupted | FailureKind::Terminated => StopReason::Interrupted,
+        FailureKind::Incomplete | FailureKind::Unreachable => StopReason::TimedOut,
+        _ => StopReason::Failed,
+    }
+}
+
+/// Adds what is kept and how to go on, unless the failure says it better.
+fn kept(failure: Failure, stats: &Stats, out: &Path) -> Failure {
+    if failure.hint.is_some() || matches!(failure.kind, FailureKind::Bug | FailureKind::Refused) {
+        return failure;
+    }
+    if stats.done == 0 {
+        return failure.hint("nothing was fetched yet; run the same command again to try again");
+    }
+    let size = format_size(stats.done);
+    failure.hint(format!("{size} is kept in {}.part; run the same command again to go on", out.display()))
+}
+
+fn summary(stats: &Stats, bytes: u64, elapsed_s: f64) -> String {
+    let rate = stats.downloaded as f64 / elapsed_s.max(0.001);
+    let resumed =
+        if stats.resumed > 0 { format!(", {} of it was there", format_size(stats.resumed)) } else { String::new() };
+    format!(
+        "done: {} in {elapsed_s:.1} s ({}/s){resumed} from {} peers, {} % of it from seeds; sent {} on; {} bad pieces",
+        format_size(bytes),
+        format_size(rate as u64),
+        stats.sources,
+        if stats.downloaded == 0 { 0 } else { percent(stats.from_seeds, stats.downloaded) },
+        format_size(stats.uploaded),
+        stats.bad_pieces
+    )
+}
+
+#[derive(Serialize)]
+struct Plan {
+    id: String,
+    #[serde(serialize_with = "super::output::lossy")]
+    path: PathBuf,
+    files: usize,
+    bytes: u64,
+    exists: bool,
+    under_way: bool,
+    seeds: u32,
+    leechers: u32,
+    peers_reachable: usize,
+}
+
+/// What a fetch would do, and who is there.
+async fn dry_run(found: &Found, out: &Path, context: &Context) -> Result<Outcome, Failure> {
+    let output = &context.output;
+    let mut part = out.as_os_str().to_owned();
+    part.push(".part.journal");
+    let mut plan = Plan {
+        id: found.manifest.id().to_string(),
+        path: out.to_owned(),
+        files: found.manifest.files(),
+        bytes: found.manifest.bytes(),
+        exists: std::fs::symlink_metadata(out).is_ok(),
+        under_way: Path::new(&part).exists(),
+        seeds: 0,
+        leechers: 0,
+        peers_reachable: 0,
+    };
+    let state = match (plan.exists, plan.under_way) {
+        (_, true) => " (under way: a fetch goes on from what is there)",
+        (true, _) => " (exists: a fetch checks it first)",
+        _ => "",
+    };
+    output.data(&format!("path   {}{state}", crate::failure::escape(&out.display().to_string())));
+    output.data(&format!("files  {}", plan.files));
+    output.data(&format!("bytes  {} ({})", plan.bytes, format_size(plan.bytes)));
+    for tracker in &found.trackers {
+        match scrape(tracker, &found.manifest, context).await {
+            Ok((seeds, leechers)) => {
+                plan.seeds = plan.seeds.max(seeds);
+                plan.leechers = plan.leechers.max(leechers);
+                output.data(&format!("tracker {}: {seeds} seeds, {leechers} others", tracker.base()));
+            }
+            Err(error) => output.data(&format!("tracker {}: {error}", tracker.base())),
+        }
+    }
+    for peer in &found.peers {
+        let reached = matches!(tokio::time::timeout(PROBE, tokio::net::TcpStream::connect(peer)).await, Ok(Ok(_)));
+        plan.peers_reachable += usize::from(reached);
+        output.data(&format!("peer {peer}: {}", if reached { "reachable" } else { "not reachable" }));
+    }
+    Ok(Outcome::new(&plan))
+}
+
+async fn scrape(
+    tracker: &shoal_protocol::link::Url,
+    manifest: &Manifest,
+    context: &Context,
+) -> Result<(u32, u32), String> {
+    let base = tracker.path.trim_end_matches('/');
+    let url = tracker.with_path(&format!("{base}/v1/scrape?swarm={}", manifest.id().open_swarm()));
+    let answer = context.http.fetch_bytes(&url, "application/json", 64 << 10, PROBE, Nearest::Anything).await;
+    let answer = answer.map_err(|error| error.to_string())?;
+    let scrape: Scrape = serde_json::from_slice(&answer.body).map_err(|_| "not a tracker's answer".to_owned())?;
+    scrape.swarms.first().map(|counts| (counts.seeds, counts.leechers)).ok_or_else(|| "an empty answer".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_is_as_documented() {
+        let stats = Stats {
+            downloaded: 5 << 30,
+            from_seeds: (5 << 30) * 6 / 100 + 1,
+            uploaded: (22 << 30) / 10,
+            sources: 12,
+            ..Stats::default()
+        };
+        assert_eq!(
+            summary(&stats, 5 << 30, 12.4),
+            "done: 5.0 GiB in 12.4 s (413 MiB/s) from 12 peers, 6 % of it from seeds; sent 2.2 GiB on; 0 bad pieces"
+        );
+    }
+
+    #[test]
+    fn what_is_kept_is_said_once() {
+        let stats = Stats { done: 5 << 30, ..Stats::default() };
+        let failure = kept(Failure::new(FailureKind::Incomplete, "x"), &stats, Path::new("./model"));
+        let hint = "5.0 GiB is kept in ./model.part; run the same command again to go on";
+        assert_eq!(failure.hint.as_deref(), Some(hint));
+        let failure = kept(Failure::new(FailureKind::Local, "x").hint("y"), &stats, Path::new("./model"));
+        assert_eq!(failure.hint.as_deref(), Some("y"));
+    }
+}

@@ -1,0 +1,415 @@
+//! From what the user wrote (a link, a file, a URL, `-`) to a manifest, and who may have the content.
+
+use super::output::Output;
+use super::signals::Signals;
+use crate::engine::Engine;
+use crate::failure::{Failure, FailureKind, escape};
+use crate::net::http_client::{HttpClient, HttpError, Nearest};
+use crate::store::read_journal_manifest;
+use shoal_protocol::limits::MANIFEST_BYTES;
+use shoal_protocol::link::{Url, UrlError};
+use shoal_protocol::{ContentId, Manifest, ManifestError};
+use std::io::Read as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What a manifest's server should send: the compact form if it has it.
+const ACCEPT: &str = "application/vnd.shoal.manifest, application/octet-stream;q=0.9, application/json;q=0.8";
+/// How long one manifest may take: 256 MiB at a few MB/s.
+const MANIFEST_TIME: Duration = Duration::from_secs(120);
+/// How long a host that can't be reached at all is tried when nobody says otherwise: a restart fits, a typo shows soon.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// First and longest pause between two attempts.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// Journals that are looked at when a link's host is gone.
+const JOURNALS: usize = 256;
+/// How long names of hinted trackers may take to resolve.
+const RESOLVE: Duration = Duration::from_secs(2);
+
+/// A manifest and who may have its content.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// What it is.
+    pub(super) manifest: Manifest,
+    /// The user's trackers, the link's host, and the hints that may be believed.
+    pub(super) trackers: Vec<Url>,
+    /// Peers to try first.
+    pub(super) peers: Vec<SocketAddr>,
+    /// Where a fetch of it was under way, when that is where the manifest came from.
+    pub(super) journal: Option<PathBuf>,
+}
+
+/// What the user wrote.
+#[derive(Debug, Clone)]
+pub(super) enum Spec {
+    /// A link or another URL of a manifest.
+    Url(Url),
+    /// A manifest file.
+    File(PathBuf),
+    /// Standard input.
+    Stdin,
+}
+
+impl Spec {
+    /// Tells them apart.
+    ///
+    /// # Errors
+    /// When it looks like a URL and isn't one that can be used.
+    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
+        if text == "-" {
+            return Ok(Self::Stdin);
+        }
+        match Url::parse(text) {
+            Ok(url) => Ok(Self::Url(url)),
+            Err(UrlError::Scheme) if !text.contains("://") => Ok(Self::File(PathBuf::from(text))),
+            Err(error) => Err(Failure::new(FailureKind::Input, error.to_string())),
+        }
+    }
+}
+
+/// What else is known when looking for a manifest.
+#[derive(Debug, Default)]
+pub(super) struct Search<'a> {
+    /// The id that must come.
+    pub(super) id: Option<ContentId>,
+    /// Trackers that the user named.
+    pub(super) trackers: &'a [Url],
+    /// Peers that the user named, as HOST:PORT.
+    pub(super) peers: &'a [String],
+    /// Where a fetch under way may have left its journal: a target, or a directory of targets.
+    pub(super) journals: Option<Journals<'a>>,
+    /// How long in all; [`PATIENCE`] or the stall timeout if the user doesn't say.
+    pub(super) timeout: Option<Duration>,
+    /// How long when somebody is there but has nothing yet.
+    pub(super) stall: Duration,
+}
+
+/// Where journals may lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Journals<'a> {
+    /// Beside this target.
+    Of(&'a Path),
+    /// Anywhere in this directory.
+    In(&'a Path),
+}
+
+/// What a search needs to do its work.
+#[derive(Debug)]
+pub(super) struct Tools<'a> {
+    /// Says whom it waits for.
+    pub(super) output: &'a Output,
+    /// Ends it early.
+    pub(super) signals: &'a Signals,
+    /// Asks servers.
+    pub(super) http: &'a HttpClient,
+}
+
+/// Finds the manifest. `engine` is called when peers have to be asked, and may start one.
+///
+/// # Errors
+/// When it isn't there in time, or isn't what it should be.
+pub(super) async fn find<F>(spec: &Spec, search: &Search<'_>, tools: &Tools<'_>, engine: F) -> Result<Found, Failure>
+where
+    F: AsyncFnOnce() -> Result<Option<Engine>, Failure>,
+{
+    match spec {
+        Spec::Url(url) => from_url(url, search, tools, engine).await,
+        Spec::File(path) => {
+            let bytes = read_file(path)?;
+            assemble(parse(&bytes, search.id)?, search, None, IpAddr::V4(Ipv4Addr::LOCALHOST)).await
+        }
+        Spec::Stdin => {
+            let bytes = tokio::task::spawn_blocking(|| read_capped(std::io::stdin().lock()));
+            let bytes = bytes
+                .await
+                .map_err(|error| Failure::new(FailureKind::Bug, error.to_string()))?
+                .map_err(|error| Failure::io("the manifest can't be read from", Path::new("stdin"), &error))?;
+            assemble(parse(&bytes, search.id)?, search, None, IpAddr::V4(Ipv4Addr::LOCALHOST)).await
+        }
+    }
+}
+
+async fn from_url<F>(url: &Url, search: &Search<'_>, tools: &Tools<'_>, engine: F) -> Result<Found, Failure>
+where
+    F: AsyncFnOnce() -> Result<Option<Engine>, Failure>,
+{
+    let id = match (url.content_id(), search.id) {
+        (Some(link), Some(pinned)) if link != pinned => {
+            let text = format!("the link names the content {link}, and --id asks for {pinned}");
+            return Err(Failure::new(FailureKind::Input, text));
+        }
+        (link, pinned) => link.or(pinned),
+    };
+    let start = Instant::now();
+    let error = match attempt(url, id, tools.http).await {
+        Ok((manifest, ip)) => return assemble(manifest, search, Some(url), ip).await,
+        Err(Attempt::Final(failure)) => return Err(failure),
+        Err(Attempt::Again(error)) => error,
+    };
+    if let Some((manifest, peers, out)) = id.and_then(|id| search.journals.and_then(|place| journal(place, id))) {
+        let text = format!("{} can't be asked ({error}); going on from what {} knows", url.authority(), out.display());
+        tools.output.say(&text);
+        let mut found = assemble(manifest, search, Some(url), IpAddr::V4(Ipv4Addr::LOCALHOST)).await?;
+        found.peers.extend(peers);
+        found.journal = Some(out);
+        return Ok(found);
+    }
+    tools.output.say(&format!("waiting for {}: {error}", url.authority()));
+    // Others may have the manifest too: anyone who has the content gives it out by its id.
+    let others = !search.trackers.is_empty() || !search.peers.is_empty();
+    let engine = if others && id.is_some() { engine().await? } else { None };
+    let named = resolve_all(search.peers).await;
+    let ask = async {
+        match (&engine, id) {
+            (Some(engine), Some(id)) => match engine.find_manifest(id, search.trackers, &named, None).await {
+                Ok(manifest) => manifest,
+                Err(_) => std::future::pending().await,
+            },
+            _ => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        manifest = ask => assemble(manifest, search, Some(url), IpAddr::V4(Ipv4Addr::LOCALHOST)).await,
+        result = retry(url, id, search, tools, start, error) => {
+            let (manifest, ip) = result?;
+            assemble(manifest, search, Some(url), ip).await
+        }
+        stop = tools.signals.stopped() => Err(stop.failure().hint("nothing was fetched yet")),
+    }
+}
+
+/// Asks again until there is an answer, or the time is over.
+async fn retry(
+    url: &Url,
+    id: Option<ContentId>,
+    search: &Search<'_>,
+    tools: &Tools<'_>,
+    start: Instant,
+    first: HttpError,
+) -> Result<(Manifest, IpAddr), Failure> {
+    let (mut error, mut pause) = (first, PAUSE.0);
+    let mut answered = false;
+    loop {
+        answered |= error.answered();
+        let others = !search.trackers.is_empty() || !search.peers.is_empty();
+        let stall = if search.stall.is_zero() { Duration::MAX } else { search.stall };
+        let patience = if answered || others { stall } else { PATIENCE };
+        let limit = search.timeout.unwrap_or(patience);
+        let left = limit.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            let kind = if answered { FailureKind::Incomplete } else { FailureKind::Unreachable };
+            let waited = start.elapsed().as_secs();
+            let mut failure =
+                Failure::new(kind, format!("no manifest from {} after {waited} s: {error}", url.authority()));
+            for tracker in search.trackers {
+                failure = failure.detail(format!("tracker {}: nobody who has it was found", tracker.base()));
+            }
+            for peer in search.peers {
+                failure = failure.detail(format!("peer {peer}: not reached, or it has no such content"));
+            }
+            let hint = if others {
+                "run the same command again later"
+            } else {
+                "is its seed running? -t and --peer name others to ask"
+            };
+            return Err(failure.hint(hint));
+        }
+        tokio::time::sleep(pause.min(left)).await;
+        pause = (pause * 2).min(PAUSE.1);
+        // An attempt that is under way when the time is over must not hold up the end.
+        let left = limit.saturating_sub(start.elapsed()).max(Duration::from_millis(10));
+        match tokio::time::timeout(left, attempt(url, id, tools.http)).await {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(Attempt::Final(failure))) => return Err(failure),
+            Ok(Err(Attempt::Again(next))) => error = next,
+            Err(_) => {}
+        }
+    }
+}
+
+enum Attempt {
+    Again(HttpError),
+    Final(Failure),
+}
+
+async fn attempt(url: &Url, id: Option<ContentId>, http: &HttpClient) -> Result<(Manifest, IpAddr), Attempt> {
+    let answer = http.fetch_bytes(url, ACCEPT, MANIFEST_BYTES, MANIFEST_TIME, Nearest::Anything).await;
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) if error.may_pass() => return Err(Attempt::Again(error)),
+        Err(error) => {
+            let kind = match error {
+                HttpError::Status { status: 401 | 403, .. } => FailureKind::Refused,
+                _ => FailureKind::Input,
+            };
+            return Err(Attempt::Final(Failure::new(kind, format!("{url}: {error}"))));
+        }
+    };
+    let ip = answer.ip;
+    tokio::task::spawn_blocking(move || parse(&answer.body, id))
+        .await
+        .unwrap_or_else(|error| Err(Failure::new(FailureKind::Bug, error.to_string())))
+        .map(|manifest| (manifest, ip))
+        .map_err(Attempt::Final)
+}
+
+/// Reads a manifest and insists on its id. Another id than the one asked for is data that failed verification.
+fn parse(bytes: &[u8], id: Option<ContentId>) -> Result<Manifest, Failure> {
+    let result = match id {
+        Some(id) => Manifest::parse_with_id(bytes, id),
+        None => Manifest::parse(bytes),
+    };
+    result.map_err(|error| match error {
+        ManifestError::WrongId { .. } => Failure::new(FailureKind::Integrity, error.to_string()),
+        error => Failure::from(error),
+    })
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
+    let failed = |error: &std::io::Error| {
+        let mut failure = Failure::io("the manifest can't be read:", path, error);
+        failure.kind = FailureKind::Input;
+        failure
+    };
+    let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
+    read_capped(file).map_err(|error| failed(&error))
+}
+
+fn read_capped(from: impl std::io::Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // One byte more shows that there is more.
+    from.take(MANIFEST_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Adds everyone who may have the content, each once.
+async fn assemble(
+    manifest: Manifest,
+    search: &Search<'_>,
+    url: Option<&Url>,
+    source: IpAddr,
+) -> Result<Found, Failure> {
+    let mut trackers: Vec<Url> = search.trackers.to_vec();
+    let mut peers = resolve_all(search.peers).await;
+    if let Some(url) = url.filter(|url| url.content_id().is_some()) {
+        trackers.push(url.with_path("/"));
+        // Behind TLS there is a tracker or a proxy, but no peer.
+        if !url.tls {
+            peers.extend(resolve(&url.authority()).await);
+        }
+    }
+    for hint in &manifest.hints().trackers {
+        if let Ok(tracker) = Url::parse(hint)
+            && believable(&tracker, source).await
+        {
+            trackers.push(tracker);
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    trackers.retain(|tracker| seen.insert(tracker.clone()));
+    Ok(Found { manifest, trackers, peers, journal: None })
+}
+
+/// Whether a hinted tracker may be asked: nothing from afar makes us talk to what is near.
+async fn believable(tracker: &Url, source: IpAddr) -> bool {
+    let nearest = Nearest::named_by(source);
+    // A name that doesn't resolve now may do so later, and is checked by nobody then; only names from near may wait.
+    let found = tokio::time::timeout(RESOLVE, tokio::net::lookup_host(tracker.authority())).await;
+    match found {
+        Ok(Ok(addrs)) => addrs.map(|addr| addr.ip()).all(|ip| nearest.allows(ip)),
+        _ => nearest == Nearest::Anything,
+    }
+}
+
+/// Resolves what was given as HOST:PORT.
+async fn resolve(host: &str) -> Vec<SocketAddr> {
+    match tokio::time::timeout(RESOLVE, tokio::net::lookup_host(host)).await {
+        Ok(Ok(addrs)) => addrs.map(shoal_protocol::address::canonical_addr).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Resolves each; those that don't resolve are left out.
+pub(super) async fn resolve_all(hosts: &[String]) -> Vec<SocketAddr> {
+    let mut out = Vec::new();
+    for host in hosts {
+        out.extend(resolve(host).await);
+    }
+    out
+}
+
+/// A fetch of this content that was under way: its manifest, the peers it knew, and its target.
+fn journal(place: Journals<'_>, id: ContentId) -> Option<(Manifest, Vec<SocketAddr>, PathBuf)> {
+    let look = |out: PathBuf| {
+        let (manifest, peers) = read_journal_manifest(&out)?;
+        (manifest.id() == id).then_some((manifest, peers, out))
+    };
+    match place {
+        Journals::Of(out) => look(out.to_owned()),
+        Journals::In(dir) => std::fs::read_dir(dir)
+            .ok()?
+            .flatten()
+            .take(JOURNALS * 64)
+            .filter_map(|entry| {
+                let name = entry.file_name();
+                let out = name.to_str()?.strip_suffix(".part.journal")?;
+                Some(dir.join(out))
+            })
+            .take(JOURNALS)
+            .find_map(look),
+    }
+}
+
+/// The name that a content gets where the user gives none: the hint if it is harmless, else made from the id.
+#[must_use]
+pub(super) fn plain_name(manifest: &Manifest) -> String {
+    match &manifest.hints().name {
+        Some(name) if !name.starts_with('.') => name.clone(),
+        _ => format!("content-{}", &manifest.id().to_string()[..12]),
+    }
+}
+
+/// What a content is called on screen.
+#[must_use]
+pub(super) fn shown_name(manifest: &Manifest) -> String {
+    escape(&plain_name(manifest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_protocol::manifest::{Kind, Shape};
+    use shoal_protocol::{Entry, Hints};
+
+    fn named(name: &str) -> Manifest {
+        let entry = Entry { path: String::new(), kind: Kind::File { size: 1, root: [1; 32], executable: false } };
+        let hints = Hints { name: Some(name.to_owned()), ..Hints::default() };
+        Manifest::new(Shape::File, 65_536, vec![entry], hints).unwrap()
+    }
+
+    #[test]
+    fn a_hint_never_makes_a_hidden_file() {
+        assert_eq!(plain_name(&named("model")), "model");
+        assert!(plain_name(&named(".bashrc")).starts_with("content-"));
+    }
+
+    #[test]
+    fn what_was_written_is_told_apart() {
+        assert!(matches!(Spec::parse("-"), Ok(Spec::Stdin)));
+        assert!(matches!(Spec::parse("a.manifest"), Ok(Spec::File(_))));
+        assert!(matches!(Spec::parse("http://h/m/x"), Ok(Spec::Url(_))));
+        let error = Spec::parse("http://h/m/x#key").unwrap_err();
+        assert_eq!(error.kind.exit_code(), 3);
+        assert!(error.message.contains("'#'"));
+        assert_eq!(Spec::parse("ftp://h/x").unwrap_err().kind.exit_code(), 3);
+    }
+
+    #[test]
+    fn another_id_is_an_integrity_failure() {
+        let bytes = named("a").to_binary();
+        assert!(parse(&bytes, Some(named("b").id())).is_ok());
+        assert_eq!(parse(&bytes, Some(ContentId([0; 32]))).unwrap_err().kind, FailureKind::Integrity);
+        assert_eq!(parse(b"{}", None).unwrap_err().kind, FailureKind::Input);
+    }
+}

@@ -1,0 +1,114 @@
+//! Serving on after the end of a fetch, or serving again what an earlier fetch completed.
+
+use super::args::SeedFor;
+use super::progress::Progress;
+use super::sources::shown_name;
+use super::troubles::Troubles;
+use super::{Context, create};
+use crate::engine::{Engine, EngineConfig, Handle, Seeding};
+use crate::failure::{Failure, FailureKind};
+use crate::store::ScanOptions;
+use crate::store::SeedSource;
+use shoal_protocol::Manifest;
+use shoal_protocol::announce::StopReason;
+use shoal_protocol::link::Url;
+use shoal_protocol::units::format_duration;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Longest stay that nobody asked for.
+const AUTO: Duration = Duration::from_secs(30);
+/// Neighbours need a moment to connect or to say that they have finished.
+const AUTO_LEAST: Duration = Duration::from_millis(600);
+/// The same where the serving has just begun and nobody knows of it yet.
+const AUTO_FRESH: Duration = Duration::from_secs(5);
+const TICK: Duration = Duration::from_millis(250);
+
+/// Stays as long as asked, or until stopped, which is a good end.
+pub(super) async fn stay(handle: &Handle, seed_for: SeedFor, fresh: bool, context: &Context, name: &str, port: u16) {
+    let stats = handle.stats.clone();
+    let (limit, least) = match seed_for {
+        SeedFor::Auto => (Some(AUTO), if fresh { AUTO_FRESH } else { AUTO_LEAST }),
+        SeedFor::Time(time) => (Some(time), time),
+        SeedFor::Forever => (None, Duration::MAX),
+    };
+    let start = Instant::now();
+    let mut progress = Progress::new(&context.output, name);
+    let troubles = Troubles::new(&context.output, name, port);
+    let mut signals = context.signals.clone();
+    let signals_too = context.signals.clone();
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = signals.usr1() => progress.insist(&stats.borrow(), true),
+            _ = signals_too.stopped() => return,
+        }
+        let now = stats.borrow().clone();
+        let age = start.elapsed();
+        if limit.is_some_and(|limit| age >= limit) || (age >= least && now.leechers == 0 && seed_for == SeedFor::Auto) {
+            return;
+        }
+        if age >= AUTO_LEAST {
+            let until = match limit {
+                Some(limit) => format!("for up to {}", format_duration(limit)),
+                None => "until stopped".to_owned(),
+            };
+            context.output.say_once("staying", &format!("serving others {until}; Ctrl-C ends it"));
+        }
+        progress.seed(&now);
+        troubles.look(&now, true);
+    }
+}
+
+/// A content that is complete on disk, and who should hear of it.
+#[derive(Debug)]
+pub(super) struct Finished<'a> {
+    /// What it is.
+    pub(super) manifest: Arc<Manifest>,
+    /// Where it is.
+    pub(super) path: &'a Path,
+    /// Trackers to announce to.
+    pub(super) trackers: Vec<Url>,
+}
+
+/// Reads a complete content again, as nothing is served that wasn't verified, and starts serving it.
+pub(super) async fn serve(
+    content: Finished<'_>,
+    config: EngineConfig,
+    context: &Context,
+) -> Result<(Engine, Handle), Failure> {
+    let Finished { manifest, path, trackers } = content;
+    let options = ScanOptions {
+        piece_size: Some(manifest.piece_size()),
+        follow_links: false,
+        skip_special: false,
+        cache: Some(super::state_dir()),
+    };
+    let scanned = create::scan_with(path, options, context).await?;
+    if scanned.manifest.id() != manifest.id() {
+        let text = format!("{} is no longer the content {}", path.display(), manifest.id());
+        return Err(Failure::new(FailureKind::Integrity, text));
+    }
+    let source = Arc::new(SeedSource::of_scan(&scanned, Arc::clone(&manifest)));
+    let engine = Engine::start(config).await?;
+    let handle = engine.seed(Seeding { manifest, source, cvs: scanned.cvs, trackers });
+    Ok((engine, handle))
+}
+
+/// Serves a complete content as long as asked.
+pub(super) async fn serve_for(
+    content: Finished<'_>,
+    config: EngineConfig,
+    seed_for: SeedFor,
+    context: &Context,
+) -> Result<u64, Failure> {
+    let name = shown_name(&content.manifest);
+    let (engine, handle) = serve(content, config, context).await?;
+    stay(&handle, seed_for, true, context, &name, engine.local_addr().port()).await;
+    let sent = handle.stats.borrow().uploaded;
+    handle.stop(StopReason::Done).await;
+    engine.shutdown().await;
+    Ok(sent)
+}

@@ -1,0 +1,137 @@
+//! The beginning of a connection: greetings, then hellos.
+//!
+//! The dialler's first bytes name nothing; the swarm is named in its hello, after the answer. Each side measures the round
+//! trip between what it sent and what came back. All of it must happen within [`HANDSHAKE`].
+
+use bytes::BytesMut;
+use shoal_protocol::codec::Codec;
+use shoal_protocol::handshake::{GREETING_BYTES, Greeting, missing_features};
+use shoal_protocol::message::{GoodbyeReason, Hello};
+use shoal_protocol::{Message, WireError};
+use std::io;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Longest time for everything before the first frame after the hellos.
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// The network.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// What the other side sent.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The other side said no.
+    #[error("the peer refused: {0:?}")]
+    Refused(GoodbyeReason),
+    /// Too slow.
+    #[error("no answer within {} s", HANDSHAKE.as_secs())]
+    Timeout,
+}
+
+/// A stream with the bytes that came behind what was already taken.
+#[derive(Debug)]
+pub struct Opened {
+    /// The stream.
+    pub stream: TcpStream,
+    /// Bytes read ahead.
+    pub buffer: BytesMut,
+    /// The codec, in step with the buffer.
+    pub codec: Codec,
+    /// What the other side said.
+    pub hello: Hello,
+    /// The measured round trip.
+    pub rtt: Duration,
+}
+
+fn random() -> io::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes)
+}
+
+/// Opens a connection that we dialled.
+///
+/// # Errors
+/// See [`HandshakeError`].
+pub async fn dial(mut stream: TcpStream, ours: &Hello) -> Result<Opened, HandshakeError> {
+    let open = async {
+        let sent = Instant::now();
+        stream.write_all(&Greeting { random: random()? }.to_bytes()).await?;
+        read_greeting(&mut stream).await?;
+        let rtt = sent.elapsed();
+        send(&mut stream, &Message::Hello(Box::new(ours.clone()))).await?;
+        let (mut buffer, mut codec) = (BytesMut::with_capacity(8 << 10), Codec::default());
+        let hello = read_hello(&mut stream, &mut buffer, &mut codec).await?;
+        Ok(Opened { stream, buffer, codec, hello, rtt })
+    };
+    tokio::time::timeout(HANDSHAKE, open).await.unwrap_or(Err(HandshakeError::Timeout))
+}
+
+/// Takes a connection that was dialled to us, up to the other side's hello; ours is still to be sent.
+///
+/// # Errors
+/// See [`HandshakeError`].
+pub async fn accept(mut stream: TcpStream) -> Result<Opened, HandshakeError> {
+    let open = async {
+        read_greeting(&mut stream).await?;
+        let sent = Instant::now();
+        stream.write_all(&Greeting { random: random()? }.to_bytes()).await?;
+        let (mut buffer, mut codec) = (BytesMut::with_capacity(8 << 10), Codec::default());
+        let hello = read_hello(&mut stream, &mut buffer, &mut codec).await?;
+        Ok(Opened { stream, buffer, codec, hello, rtt: sent.elapsed() })
+    };
+    tokio::time::timeout(HANDSHAKE, open).await.unwrap_or(Err(HandshakeError::Timeout))
+}
+
+async fn read_greeting(stream: &mut TcpStream) -> Result<Greeting, HandshakeError> {
+    let mut bytes = [0; GREETING_BYTES];
+    stream.read_exact(&mut bytes).await?;
+    Ok(Greeting::from_bytes(&bytes)?)
+}
+
+async fn read_hello(stream: &mut TcpStream, buffer: &mut BytesMut, codec: &mut Codec) -> Result<Hello, HandshakeError> {
+    match next(stream, buffer, codec).await? {
+        Message::Hello(hello) => match missing_features(hello.features) {
+            0 => Ok(*hello),
+            missing => Err(WireError::Features(missing).into()),
+        },
+        Message::Goodbye { reason, .. } => Err(HandshakeError::Refused(reason)),
+        _ => Err(WireError::Unexpected("something before the hello").into()),
+    }
+}
+
+/// Reads the next frame; for the beginning of connections, where speed doesn't matter.
+///
+/// # Errors
+/// See [`HandshakeError`].
+pub async fn next(stream: &mut TcpStream, buffer: &mut BytesMut, codec: &mut Codec) -> Result<Message, HandshakeError> {
+    loop {
+        if let Some(message) = codec.next(buffer)? {
+            return Ok(message);
+        }
+        if stream.read_buf(buffer).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+}
+
+/// Sends one frame.
+///
+/// # Errors
+/// When the network fails.
+pub async fn send(stream: &mut TcpStream, message: &Message) -> io::Result<()> {
+    let mut out = BytesMut::new();
+    message.encode(&mut out);
+    stream.write_all(&out).await
+}
+
+/// Sends a goodbye and closes, without waiting long.
+pub async fn refuse(mut stream: TcpStream, reason: GoodbyeReason) {
+    let farewell = Message::Goodbye { reason, text: String::new() };
+    let _ = tokio::time::timeout(Duration::from_secs(1), send(&mut stream, &farewell)).await;
+}

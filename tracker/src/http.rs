@@ -1,0 +1,386 @@
+//! HTTP on connections: reads requests, asks the [`Service`], writes answers.
+//!
+//! Contract: one request at a time on a connection, whatever it pipelines. A head has 8 KiB and 32 headers at most and
+//! 5 seconds; a body must announce its length, has 16 KiB (a manifest: the manifest's limit) and comes with a pause of
+//! 5 seconds at most; 30 idle seconds end a connection. Refusals are JSON ([`Refusal`]). There are no CORS headers, and
+//! an announce needs the JSON content type, so no web page can send one.
+
+use crate::manifests::{Part, Refused};
+use crate::patience::{Pace, Paced};
+use crate::payload::Payload;
+use crate::routes::{Route, byte_range, route};
+use crate::service::{HEAVY_MIB, Service};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioTimer;
+use shoal_protocol::announce::Refusal;
+use shoal_protocol::limits::{ANNOUNCE_BYTES, CV_BATCH, MANIFEST_BYTES, PIECES};
+use shoal_protocol::tree::make_content_batch;
+use shoal_protocol::{Announce, ContentId};
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+const MAX_HEADERS: usize = 32;
+const MAX_HEAD_BYTES: usize = 8 << 10;
+/// The least that hyper accepts, and enough for any head.
+const MAX_BUFFER: usize = 16 << 10;
+/// How long a manifest request waits for memory that others hold.
+const HEAVY_WAIT: Duration = Duration::from_secs(5);
+/// Slowest pace of a body.
+const BODY_BYTES_PER_S: u64 = 16 << 10;
+const MANIFEST_TYPE: &str = "application/vnd.shoal.manifest";
+const JSON: &str = "application/json";
+const BINARY: &str = "application/octet-stream";
+
+type Answer = Response<Payload>;
+
+/// Serves one connection until it ends, is too slow, or `shutdown` is called and the request at hand is answered.
+pub(crate) async fn serve<IO, F, R>(io: IO, timeouts: &crate::service::Timeouts, shutdown: CancellationToken, handle: F)
+where
+    IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    F: Fn(Request<Incoming>) -> R,
+    R: Future<Output = Answer>,
+{
+    let pace = Pace::new();
+    let service = hyper::service::service_fn(|request| {
+        pace.busy();
+        let answer = handle(request);
+        let pace = pace.clone();
+        async move {
+            let answer = answer.await;
+            pace.idle();
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        // The finer limits are kept by `Pace`; this one is the second wall.
+        .header_read_timeout(timeouts.idle.max(timeouts.head))
+        .keep_alive(true)
+        .half_close(false)
+        .max_headers(MAX_HEADERS)
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_buf_size(MAX_BUFFER)
+        .serve_connection(Paced { io, pace: pace.clone() }, service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = pace.expired(timeouts) => return,
+        () = shutdown.cancelled() => {
+            if pace.fresh() {
+                return;
+            }
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = pace.expired(timeouts) => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::trace!(%error, "connection ended");
+    }
+}
+
+impl Service {
+    /// Serves one connection: HTTP/1.1, until it ends, is too slow, or `shutdown` is cancelled.
+    pub async fn serve_connection<IO>(&self, io: IO, remote: SocketAddr, local: SocketAddr, shutdown: CancellationToken)
+    where
+        IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        // Counted here, so that it holds for a peer that embeds this as well.
+        let Ok(_permit) = self.inner.connections.clone().try_acquire_owned() else { return };
+        let handle = |request| self.handle(request, remote.ip(), local.ip());
+        serve(io, &self.inner.config.timeouts, shutdown, handle).await;
+    }
+
+    async fn handle(&self, request: Request<Incoming>, remote: IpAddr, local: IpAddr) -> Answer {
+        let counters = &self.inner.counters;
+        counters.requests.fetch_add(1, Ordering::Relaxed);
+        let head = request.method() == Method::HEAD;
+        let mut answer = match self.answer(request, remote, local).await {
+            Ok(answer) => answer,
+            Err((refused, allow)) => {
+                counters.refused.fetch_add(1, Ordering::Relaxed);
+                refusal(&refused, allow)
+            }
+        };
+        if head {
+            let length = answer.body().size_hint().exact().unwrap_or(0);
+            answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+            *answer.body_mut() = Payload::whole(Bytes::new());
+        }
+        answer
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        remote: IpAddr,
+        local: IpAddr,
+    ) -> Result<Answer, (Refused, Option<&'static str>)> {
+        let forwarded = text(request.headers(), "x-forwarded-for");
+        let asker = self.asker(remote, forwarded);
+        check_framing(&request).map_err(plain)?;
+        let route = route(request.method(), request.uri().path(), request.uri().query())?;
+        if route == Route::Health {
+            return Ok(ok("text/plain", "ok\n"));
+        }
+        self.admit(self.now_ms(), asker).map_err(plain)?;
+        match route {
+            Route::Health => Ok(ok("text/plain", "ok\n")),
+            Route::Announce => self.announce_request(request, asker, local).await,
+            Route::Scrape(ids) => Ok(json(&self.scrape(&ids))),
+            Route::Manifest(id, binary) => self.manifest(request.headers(), id, binary, asker).await,
+            Route::Cvs(id, None) => self.file(request.headers(), id, Part::Cvs, BINARY, None).await,
+            Route::Cvs(id, Some((first, count))) => self.cv_batch(id, first, count).await,
+            Route::Put(id, part) => self.put(request, id, part).await,
+        }
+        .map_err(plain)
+    }
+
+    async fn announce_request(
+        &self,
+        request: Request<Incoming>,
+        asker: IpAddr,
+        local: IpAddr,
+    ) -> Result<Answer, Refused> {
+        let kind = text(request.headers(), "content-type").unwrap_or_default();
+        if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(JSON) {
+            return Err(Refused::new(415, "an announce has the content type application/json"));
+        }
+        let length = body_length(request.headers(), ANNOUNCE_BYTES as u64)?;
+        let body = read_body(request.into_body(), length, self.inner.config.timeouts.body).await?;
+        let announce: Announce =
+            serde_json::from_slice(&body).map_err(|error| Refused::new(400, format!("not an announce: {error}")))?;
+        self.announce(self.now_ms(), &announce, asker, local).map(|handout| json(&handout))
+    }
+
+    async fn manifest(
+        &self,
+        headers: &HeaderMap,
+        id: ContentId,
+        binary: Option<bool>,
+        asker: IpAddr,
+    ) -> Result<Answer, Refused> {
+        let binary = binary.unwrap_or_else(|| text(headers, "accept").is_some_and(|a| a.contains(MANIFEST_TYPE)));
+        let source = self.inner.manifests.clone();
+        let length = blocking(move || source.part_len(&id, Part::Manifest)).await?.ok_or_else(|| unknown(&id))?;
+        // JSON spells an entry in about twice the bytes.
+        let size = if binary { length } else { length * 2 };
+        if size > self.inner.config.redirect_from
+            && let Some(url) = self.inner.manifests.redirect(&id, asker)
+            && let Ok(location) = HeaderValue::from_str(&url)
+        {
+            let mut answer = Response::new(Payload::whole("another peer has it\n"));
+            *answer.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+            answer.headers_mut().insert(header::LOCATION, location);
+            return Ok(answer);
+        }
+        let permit = self.heavy(length * 4).await?;
+        let source = self.inner.manifests.clone();
+        let manifest = blocking(move || source.manifest(&id)).await?.ok_or_else(|| unknown(&id))?;
+        if binary {
+            let content_length = manifest.binary_len();
+            drop(manifest);
+            return self.file(headers, id, Part::Manifest, MANIFEST_TYPE, Some(content_length)).await;
+        }
+        let text = blocking(move || manifest.to_json()).await?;
+        let mut answer = Response::new(Payload::holding(text, permit));
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+        answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+        Ok(answer)
+    }
+
+    /// A stored part, whole or a range of it.
+    async fn file(
+        &self,
+        headers: &HeaderMap,
+        id: ContentId,
+        part: Part,
+        kind: &'static str,
+        content_length: Option<u32>,
+    ) -> Result<Answer, Refused> {
+        let source = self.inner.manifests.clone();
+        let length = blocking(move || source.part_len(&id, part)).await?.ok_or_else(|| unknown(&id))?;
+        let range = text(headers, "range").map_or(Ok(None), |range| byte_range(range, length))?;
+        let partial = range.clone();
+        let range = range.unwrap_or(0..length);
+        let source = self.inner.manifests.clone();
+        let mut answer = Response::new(Payload::file(source, id, part, range.clone()));
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        if let Some(n) = content_length {
+            headers.insert(HeaderName::from_static("shoal-content-length"), n.into());
+            headers.insert(header::VARY, HeaderValue::from_static("accept"));
+        }
+        if partial.is_some() {
+            let text = format!("bytes {}-{}/{length}", range.start, range.end.saturating_sub(1));
+            if let Ok(value) = HeaderValue::from_str(&text) {
+                headers.insert(header::CONTENT_RANGE, value);
+            }
+            *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        Ok(answer)
+    }
+
+    async fn cv_batch(&self, id: ContentId, first: u32, count: u32) -> Result<Answer, Refused> {
+        if count > CV_BATCH {
+            return Err(Refused::new(
+                400,
+                format!("count is {count}, at most {CV_BATCH} pieces are asked for at once"),
+            ));
+        }
+        let source = self.inner.manifests.clone();
+        let length = blocking(move || source.part_len(&id, Part::Cvs)).await?.ok_or_else(|| unknown(&id))?;
+        let _permit = self.heavy(length).await?;
+        let source = self.inner.manifests.clone();
+        blocking(move || {
+            let manifest = source.manifest(&id).ok_or_else(|| unknown(&id))?;
+            let pieces = manifest.geometry().pieces();
+            if first >= pieces || count > pieces - first {
+                return Err(Refused::new(416, format!("the content has {pieces} pieces")));
+            }
+            let cvs = source.part(&id, Part::Cvs).ok_or_else(|| unknown(&id))?;
+            let batch = make_content_batch(manifest.geometry(), cvs.as_chunks().0, first, count);
+            Ok(ok(BINARY, batch.as_flattened().to_vec()))
+        })
+        .await?
+    }
+
+    async fn put(&self, request: Request<Incoming>, id: ContentId, part: Part) -> Result<Answer, Refused> {
+        self.inner.manifests.accepts_put(&id)?;
+        let limit = match part {
+            Part::Manifest => MANIFEST_BYTES as u64,
+            Part::Cvs => PIECES * 32,
+        };
+        let length = body_length(request.headers(), limit)?;
+        let _permit = self.heavy(u64::from(length) * 2).await?;
+        let body = read_body(request.into_body(), length, self.inner.config.timeouts.body).await?;
+        let source = self.inner.manifests.clone();
+        let new = blocking(move || source.put(&id, part, &body)).await??;
+        let mut answer = Response::new(Payload::whole(Bytes::new()));
+        *answer.status_mut() = if new { StatusCode::CREATED } else { StatusCode::OK };
+        Ok(answer)
+    }
+
+    /// Memory for a large request: what others hold is waited for, but not for ever. Small ones need none.
+    async fn heavy(&self, bytes: u64) -> Result<Option<OwnedSemaphorePermit>, Refused> {
+        let mib = u32::try_from(bytes >> 20).unwrap_or(u32::MAX).min(HEAVY_MIB);
+        if mib == 0 {
+            return Ok(None);
+        }
+        let wait = tokio::time::timeout(HEAVY_WAIT, self.inner.heavy.clone().acquire_many_owned(mib)).await;
+        match wait {
+            Ok(Ok(permit)) => Ok(Some(permit)),
+            _ => Err(Refused::later(503, "busy with other large manifests; try again", 5)),
+        }
+    }
+}
+
+fn plain(refused: Refused) -> (Refused, Option<&'static str>) {
+    (refused, None)
+}
+
+fn unknown(id: &ContentId) -> Refused {
+    Refused::new(404, format!("{id} is not known here; its seed puts it when it announces"))
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// What could be read in two ways by two programs is refused, and the connection ends after it.
+fn check_framing(request: &Request<Incoming>) -> Result<(), Refused> {
+    let headers = request.headers();
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // hyper drops a Content-Length beside it, so this is the place where both together are refused, too.
+        return Err(Refused::new(400, "a body needs a Content-Length; Transfer-Encoding is not taken"));
+    }
+    let reads = *request.method() == Method::GET || *request.method() == Method::HEAD;
+    if reads && !request.body().is_end_stream() {
+        return Err(Refused::new(400, "GET and HEAD have no body"));
+    }
+    if headers.get_all(header::HOST).iter().count() > 1 {
+        return Err(Refused::new(400, "more than one Host header"));
+    }
+    Ok(())
+}
+
+fn body_length(headers: &HeaderMap, limit: u64) -> Result<u32, Refused> {
+    let length: u64 = text(headers, "content-length")
+        .and_then(|t| t.parse().ok())
+        .ok_or_else(|| Refused::new(411, "a body with a Content-Length is expected"))?;
+    u32::try_from(length)
+        .ok()
+        .filter(|n| u64::from(*n) <= limit)
+        .ok_or_else(|| Refused::new(413, format!("the body has {length} bytes, the limit is {limit}")))
+}
+
+/// Reads a body whose length was announced and checked. Memory grows with what has come.
+async fn read_body(mut body: Incoming, length: u32, pause: Duration) -> Result<Vec<u8>, Refused> {
+    let mut out = Vec::with_capacity((length as usize).min(64 << 10));
+    // A byte now and then is not progress: the whole has a time, too.
+    let end = tokio::time::Instant::now() + pause + Duration::from_secs(u64::from(length) / BODY_BYTES_PER_S);
+    loop {
+        let deadline = end.min(tokio::time::Instant::now() + pause);
+        let frame = tokio::time::timeout_at(deadline, body.frame()).await;
+        match frame.map_err(|_| Refused::new(408, "the body came too slowly"))? {
+            None if out.len() == length as usize => return Ok(out),
+            None | Some(Err(_)) => return Err(Refused::new(400, "the body ended early")),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    out.extend_from_slice(&data);
+                }
+            }
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Refused::new(500, "internal error; the tracker's log says more"))
+}
+
+pub(crate) fn ok(kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Payload::whole(body));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+pub(crate) fn json(value: &impl serde::Serialize) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(body) => ok(JSON, body),
+        Err(error) => refusal(&Refused::new(500, error.to_string()), None),
+    }
+}
+
+pub(crate) fn refusal(refused: &Refused, allow: Option<&'static str>) -> Answer {
+    let mut answer = json_text(&Refusal { error: refused.error.clone() });
+    *answer.status_mut() = StatusCode::from_u16(refused.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = answer.headers_mut();
+    if let Some(allow) = allow {
+        headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+    }
+    if let Some(after_s) = refused.retry_after_s {
+        headers.insert(header::RETRY_AFTER, after_s.into());
+    }
+    // Where a body may not have been read, what follows on the connection can't be told from it.
+    if matches!(refused.status, 400 | 403 | 408 | 411 | 413 | 415) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
+fn json_text(refusal: &Refusal) -> Answer {
+    ok(JSON, serde_json::to_vec(refusal).unwrap_or_default())
+}

@@ -1,0 +1,135 @@
+//! Watches a connection's pace from outside HTTP: what comes too slowly is ended.
+//!
+//! hyper's own header timeout runs between requests as well, so it can't tell an idle connection (which may wait long)
+//! from a half-sent head (which may not). Here the first byte after an idle time starts the short one.
+
+use crate::service::Timeouts;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+const FRESH: u8 = 0;
+const HEAD: u8 = 1;
+const BUSY: u8 = 2;
+const IDLE: u8 = 3;
+
+/// What a connection is doing, and since when.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    start: Instant,
+    phase: AtomicU8,
+    since_ms: AtomicU64,
+}
+
+impl Pace {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { start: Instant::now(), phase: AtomicU8::new(FRESH), since_ms: AtomicU64::new(0) })
+    }
+
+    fn enter(&self, phase: u8) {
+        self.phase.store(phase, Ordering::Relaxed);
+        self.progress();
+    }
+
+    fn progress(&self) {
+        self.since_ms.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// A request's head is read.
+    pub(crate) fn busy(&self) {
+        self.enter(BUSY);
+    }
+
+    /// Whether nothing was ever asked: then nothing is lost by closing.
+    pub(crate) fn fresh(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == FRESH
+    }
+
+    /// Its answer is made.
+    pub(crate) fn idle(&self) {
+        self.enter(IDLE);
+    }
+
+    /// Returns when the connection took longer than it may.
+    pub(crate) async fn expired(&self, timeouts: &Timeouts) {
+        loop {
+            let limit = match self.phase.load(Ordering::Relaxed) {
+                FRESH | HEAD => timeouts.head,
+                _ => timeouts.idle,
+            };
+            let deadline = self.start + Duration::from_millis(self.since_ms.load(Ordering::Relaxed)) + limit;
+            if Instant::now() >= deadline {
+                return;
+            }
+            // A phase with a shorter limit may begin meanwhile, so no sleep is longer than the shortest.
+            let nap = deadline.min(Instant::now() + timeouts.head.min(timeouts.idle));
+            tokio::time::sleep_until(nap.into()).await;
+        }
+    }
+}
+
+/// A transport that notes its progress.
+#[derive(Debug)]
+pub(crate) struct Paced<IO> {
+    pub(crate) io: IO,
+    pub(crate) pace: Arc<Pace>,
+}
+
+impl<IO: Read + Unpin> Read for Paced<IO> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let done = Pin::new(&mut self.io).poll_read(cx, buf);
+        if let Poll::Ready(Ok(())) = &done {
+            match self.pace.phase.load(Ordering::Relaxed) {
+                // The clock of a head runs from its first byte: one byte now and then doesn't stop it.
+                HEAD => {}
+                BUSY => self.pace.progress(),
+                FRESH => self.pace.phase.store(HEAD, Ordering::Relaxed),
+                _ => self.pace.enter(HEAD),
+            }
+        }
+        done
+    }
+}
+
+impl<IO: Write + Unpin> Write for Paced<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.wrote(&done);
+        done
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.wrote(&done);
+        done
+    }
+}
+
+impl<IO> Paced<IO> {
+    fn wrote(&self, done: &Poll<io::Result<usize>>) {
+        // A head that comes slowly is not helped by an answer that goes out meanwhile.
+        if matches!(done, Poll::Ready(Ok(_))) && self.pace.phase.load(Ordering::Relaxed) != HEAD {
+            self.pace.progress();
+        }
+    }
+}

@@ -1,0 +1,488 @@
+//! Who is in which swarm: soft state that peers renew by announcing.
+//!
+//! Contract: no clock and no I/O; time (milliseconds since the tracker started) and randomness are arguments. Swarms
+//! are spread over shards by id, each behind its own short lock; no call holds two of them, and none walks a whole
+//! swarm. What is over disappears by a sweep of bounded steps, and is not handed out before that either.
+//! Limits: swarms in total, peers per swarm, peers per public address within a swarm. At the cap of swarms a newcomer
+//! takes the place of an empty or one-peer swarm, or is refused: so a flood of random ids can't push out a real swarm.
+
+use crate::handout::{Asker, Chosen, pick};
+use crate::interval::{interval_s, ttl_s};
+use crate::rng::Rng;
+use crate::swarm::{Extra, Full, Key, Record, Swarm};
+use shoal_protocol::announce::SwarmCounts;
+use shoal_protocol::limits::HANDOUT_PEERS;
+use shoal_protocol::{Announce, Event, SwarmId};
+use std::collections::HashMap;
+use std::hash::RandomState;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// More than cores by far, so that two announces seldom meet.
+const SHARDS: usize = 64;
+/// How many swarms are looked at when one has to make room.
+const EVICTION_TRIES: usize = 16;
+/// How long an empty swarm's count of completions is remembered.
+const EMPTY_KEPT_S: u32 = 24 * 3600;
+
+/// The registry's limits and intervals.
+#[derive(Debug, Clone)]
+pub struct RegistryConfig {
+    /// Most swarms.
+    pub max_swarms: usize,
+    /// Most peers in one swarm.
+    pub max_peers_per_swarm: usize,
+    /// Most peers of one public address in one swarm.
+    pub max_peers_per_address: usize,
+    /// Most peers in one handout.
+    pub max_handout: usize,
+    /// The interval's base in seconds; without it it follows from the swarm.
+    pub interval_s: Option<u32>,
+    /// How long a silent peer is kept; without it 2.5 intervals and some slack.
+    pub peer_ttl_s: Option<u32>,
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self {
+            max_swarms: 1_000_000,
+            max_peers_per_swarm: 1_000_000,
+            max_peers_per_address: 64,
+            max_handout: 50,
+            interval_s: None,
+            peer_ttl_s: None,
+        }
+    }
+}
+
+/// A limit that an announce ran into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryFull {
+    /// No room for another swarm.
+    #[error("this tracker holds as many swarms as it may; try again later or use another tracker")]
+    Swarms,
+    /// No room for another peer in the swarm.
+    #[error("this swarm has as many peers as the tracker keeps; try again later")]
+    Peers,
+    /// Too many peers behind one public address.
+    #[error("too many peers of this swarm announce from one public address")]
+    Address,
+}
+
+/// What an announce gives, before addresses are chosen.
+#[derive(Debug)]
+pub struct Answer {
+    /// Seconds until the next announce.
+    pub interval_s: u32,
+    /// Seeds in the swarm.
+    pub seeds: u32,
+    /// Leechers in the swarm.
+    pub leechers: u32,
+    /// Peers for the asker.
+    pub peers: Vec<Chosen>,
+}
+
+/// One peer, for the operator.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct PeerRow {
+    /// The address that the tracker saw.
+    pub ip: IpAddr,
+    /// The announced port.
+    pub port: u16,
+    /// Whether it has everything.
+    pub seed: bool,
+    /// Its zone.
+    pub zone: String,
+    /// Its label.
+    pub label: String,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    index: HashMap<SwarmId, u32>,
+    swarms: Vec<(SwarmId, Swarm)>,
+    /// Where the sweep goes on: swarm, and the number of its peers that are still to be looked at.
+    cursor: (usize, Option<usize>),
+}
+
+impl Shard {
+    fn swarm(&self, id: &SwarmId) -> Option<&Swarm> {
+        Some(&self.swarms.get(*self.index.get(id)? as usize)?.1)
+    }
+
+    fn remove(&mut self, at: usize) {
+        let (id, _) = self.swarms.swap_remove(at);
+        self.index.remove(&id);
+        if let Some((moved, _)) = self.swarms.get(at) {
+            self.index.insert(*moved, at as u32);
+        }
+    }
+}
+
+/// All swarms.
+#[derive(Debug)]
+pub struct Registry {
+    config: RegistryConfig,
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+    swarms: AtomicUsize,
+    peers: AtomicUsize,
+}
+
+fn seconds(now_ms: u64) -> u32 {
+    u32::try_from(now_ms / 1000).unwrap_or(u32::MAX)
+}
+
+impl Registry {
+    /// An empty registry.
+    #[must_use]
+    pub fn new(config: RegistryConfig) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { config, shards, hasher: RandomState::new(), swarms: AtomicUsize::new(0), peers: AtomicUsize::new(0) }
+    }
+
+    /// Ids are hashes, so any of their bytes spreads them; those who choose their ids only slow themselves.
+    fn shard(&self, id: &SwarmId) -> MutexGuard<'_, Shard> {
+        self.lock(usize::from(id.0[31]) % SHARDS)
+    }
+
+    fn lock(&self, at: usize) -> MutexGuard<'_, Shard> {
+        // A panic elsewhere must not end every swarm: the state is soft.
+        self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an announce in and answers it. The answer is made before the announcer is entered.
+    ///
+    /// # Errors
+    /// When a limit is reached; then nothing was entered.
+    pub fn announce(
+        &self,
+        now_ms: u64,
+        announce: &Announce,
+        ip: IpAddr,
+        reached_at: IpAddr,
+        rng: &mut Rng,
+    ) -> Result<Answer, RegistryFull> {
+        let now_s = seconds(now_ms);
+        let key = Key::new(ip, announce.port, announce.peer);
+        let seed = announce.left == 0;
+        let mut shard = self.shard(&announce.swarm);
+        if announce.event == Event::Stopped {
+            return Ok(self.stop(&mut shard, announce, key, now_s, rng));
+        }
+        if !shard.index.contains_key(&announce.swarm) {
+            drop(shard);
+            self.make_room(rng)?;
+            shard = self.shard(&announce.swarm);
+        }
+        let at = match shard.index.get(&announce.swarm) {
+            Some(at) => *at as usize,
+            None => {
+                let at = shard.swarms.len();
+                shard.swarms.push((announce.swarm, Swarm::default()));
+                shard.index.insert(announce.swarm, at as u32);
+                self.swarms.fetch_add(1, Ordering::Relaxed);
+                at
+            }
+        };
+        let swarm = &mut shard.swarms[at].1;
+        if swarm.is_empty() {
+            swarm.born_s = now_s;
+        }
+        swarm.touched_s = now_s;
+        let asker = Asker { ip, reached_at, key, id: announce.peer, seed, zone: &announce.zone };
+        let want = usize::from(announce.want).min(self.config.max_handout).min(HANDOUT_PEERS);
+        let peers = pick(swarm, &self.hasher, &asker, want, now_s, rng);
+        let age_s = now_s.saturating_sub(swarm.born_s);
+        let interval_s = interval_s(self.config.interval_s, age_s, swarm.seeds(), swarm.len() - swarm.seeds(), rng);
+        let plain = announce.candidates.is_empty() && announce.zone.is_empty() && announce.label.is_empty();
+        let extra = (!plain).then(|| {
+            Box::new(Extra {
+                candidates: announce.candidates.as_slice().into(),
+                zone: announce.zone.as_str().into(),
+                label: announce.label.as_str().into(),
+            })
+        });
+        let expires_s = now_s.saturating_add(ttl_s(self.config.peer_ttl_s, interval_s));
+        let record = Record { key, id: announce.peer, seed, expires_s, extra };
+        let put = swarm.put(&self.hasher, record, self.config.max_peers_per_swarm, self.config.max_peers_per_address);
+        match put {
+            Ok(known) => {
+                if known.is_none() {
+                    self.peers.fetch_add(1, Ordering::Relaxed);
+                }
+                if announce.event == Event::Completed && known != Some(true) {
+                    swarm.completed = swarm.completed.saturating_add(1);
+                }
+            }
+            Err(full) => {
+                if swarm.is_empty() && swarm.completed == 0 {
+                    shard.remove(at);
+                    self.swarms.fetch_sub(1, Ordering::Relaxed);
+                }
+                return Err(match full {
+                    Full::Peers => RegistryFull::Peers,
+                    Full::Address => RegistryFull::Address,
+                });
+            }
+        }
+        let (seeds, leechers) = (swarm.seeds() as u32, (swarm.len() - swarm.seeds()) as u32);
+        Ok(Answer { interval_s, seeds, leechers, peers })
+    }
+
+    /// Only who has both the address and the id of a record can end it.
+    fn stop(&self, shard: &mut Shard, announce: &Announce, key: Key, now_s: u32, rng: &mut Rng) -> Answer {
+        let (mut seeds, mut leechers, mut age_s) = (0, 0, 0);
+        if let Some(at) = shard.index.get(&announce.swarm).copied() {
+            let swarm = &mut shard.swarms[at as usize].1;
+            if let Some(peer) = swarm.find(&self.hasher, &key).filter(|p| swarm.peers()[*p].id() == announce.peer) {
+                swarm.remove(&self.hasher, peer);
+                self.peers.fetch_sub(1, Ordering::Relaxed);
+            }
+            (seeds, leechers) = (swarm.seeds(), swarm.len() - swarm.seeds());
+            age_s = now_s.saturating_sub(swarm.born_s);
+            if swarm.is_empty() && swarm.completed == 0 {
+                shard.remove(at as usize);
+                self.swarms.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let interval_s = interval_s(self.config.interval_s, age_s, seeds, leechers, rng);
+        Answer { interval_s, seeds: seeds as u32, leechers: leechers as u32, peers: Vec::new() }
+    }
+
+    /// At the cap of swarms: removes the longest silent of some swarms with at most one peer.
+    fn make_room(&self, rng: &mut Rng) -> Result<(), RegistryFull> {
+        if self.swarms.load(Ordering::Relaxed) < self.config.max_swarms {
+            return Ok(());
+        }
+        let start = rng.below(SHARDS);
+        for n in 0..SHARDS {
+            let mut shard = self.lock((start + n) % SHARDS);
+            let len = shard.swarms.len();
+            let victim = (0..EVICTION_TRIES.min(len))
+                .map(|_| rng.below(len))
+                .filter(|at| shard.swarms[*at].1.len() <= 1)
+                .min_by_key(|at| shard.swarms[*at].1.touched_s);
+            if let Some(at) = victim {
+                self.peers.fetch_sub(shard.swarms[at].1.len(), Ordering::Relaxed);
+                self.swarms.fetch_sub(1, Ordering::Relaxed);
+                shard.remove(at);
+                return Ok(());
+            }
+        }
+        Err(RegistryFull::Swarms)
+    }
+
+    /// What is known of one swarm; zeros where it isn't known.
+    #[must_use]
+    pub fn scrape(&self, id: &SwarmId) -> SwarmCounts {
+        let shard = self.shard(id);
+        shard.swarm(id).map_or(SwarmCounts { swarm: *id, seeds: 0, leechers: 0, completed: 0 }, |s| counts(*id, s))
+    }
+
+    /// Looks at up to `budget` peers in each shard and removes those whose time is over.
+    pub fn sweep(&self, now_ms: u64, budget: usize) {
+        let now_s = seconds(now_ms);
+        for at in 0..SHARDS {
+            self.sweep_shard(&mut self.lock(at), now_s, budget);
+        }
+    }
+
+    fn sweep_shard(&self, shard: &mut Shard, now_s: u32, budget: usize) {
+        let (mut left, mut visited, swarms) = (budget, 0, shard.swarms.len());
+        while left > 0 && visited <= swarms && !shard.swarms.is_empty() {
+            let (at, peers) = shard.cursor;
+            let at = if at < shard.swarms.len() { at } else { 0 };
+            let swarm = &mut shard.swarms[at].1;
+            // From the back: what a removal moves to an earlier place has been looked at.
+            let mut peer = peers.unwrap_or(usize::MAX).min(swarm.len());
+            left -= 1;
+            while peer > 0 && left > 0 {
+                peer -= 1;
+                left -= 1;
+                if swarm.peers()[peer].expired(now_s) {
+                    swarm.remove(&self.hasher, peer);
+                    self.peers.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+            if peer > 0 {
+                shard.cursor = (at, Some(peer));
+                return;
+            }
+            visited += 1;
+            let over = swarm.completed == 0 || now_s.saturating_sub(swarm.touched_s) > EMPTY_KEPT_S;
+            if swarm.is_empty() && over {
+                shard.remove(at);
+                self.swarms.fetch_sub(1, Ordering::Relaxed);
+                shard.cursor = (at, None);
+            } else {
+                shard.cursor = (at + 1, None);
+            }
+        }
+    }
+
+    /// Numbers of swarms and of peers.
+    #[must_use]
+    pub fn totals(&self) -> (usize, usize) {
+        (self.swarms.load(Ordering::Relaxed), self.peers.load(Ordering::Relaxed))
+    }
+
+    /// Some swarms, for the operator.
+    #[must_use]
+    pub fn swarms(&self, limit: usize) -> Vec<SwarmCounts> {
+        let mut out = Vec::new();
+        for at in 0..SHARDS {
+            let shard = self.lock(at);
+            out.extend(shard.swarms.iter().take(limit - out.len()).map(|(id, swarm)| counts(*id, swarm)));
+        }
+        out
+    }
+
+    /// Some peers of one swarm, for the operator; `None` when the swarm isn't known.
+    #[must_use]
+    pub fn peers(&self, id: &SwarmId, limit: usize) -> Option<Vec<PeerRow>> {
+        let shard = self.shard(id);
+        let swarm = shard.swarm(id)?;
+        let row = |(at, peer): (usize, &crate::swarm::Peer)| PeerRow {
+            ip: peer.ip(),
+            port: peer.port(),
+            seed: at < swarm.seeds(),
+            zone: peer.zone().to_owned(),
+            label: peer.label().to_owned(),
+        };
+        Some(swarm.peers().iter().enumerate().take(limit).map(row).collect())
+    }
+}
+
+fn counts(id: SwarmId, swarm: &Swarm) -> SwarmCounts {
+    SwarmCounts {
+        swarm: id,
+        seeds: swarm.seeds() as u32,
+        leechers: (swarm.len() - swarm.seeds()) as u32,
+        completed: swarm.completed.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_protocol::PeerId;
+
+    fn announce(swarm: u8, peer: u16, event: Event, left: u64) -> Announce {
+        let mut id = [0; 16];
+        id[..2].copy_from_slice(&peer.to_be_bytes());
+        Announce {
+            swarm: SwarmId([swarm; 32]),
+            peer: PeerId(id),
+            port: 7171,
+            event,
+            left,
+            downloaded: 0,
+            uploaded: 0,
+            want: 50,
+            candidates: Vec::new(),
+            zone: String::new(),
+            label: String::new(),
+            reason: None,
+        }
+    }
+
+    fn ip(peer: u16) -> IpAddr {
+        IpAddr::from([10, 0, (peer >> 8) as u8, peer as u8])
+    }
+
+    fn tell(registry: &Registry, now_ms: u64, swarm: u8, peer: u16, event: Event, left: u64) -> Answer {
+        let rng = &mut Rng::new(u64::from(peer) + now_ms);
+        registry.announce(now_ms, &announce(swarm, peer, event, left), ip(peer), ip(0), rng).unwrap()
+    }
+
+    #[test]
+    fn peers_come_complete_and_go() {
+        let registry = Registry::new(RegistryConfig::default());
+        let first = tell(&registry, 0, 1, 1, Event::Started, 0);
+        assert_eq!((first.seeds, first.leechers, first.peers.len()), (1, 0, 0));
+        let second = tell(&registry, 0, 1, 2, Event::Started, 9);
+        assert_eq!((second.seeds, second.leechers, second.peers.len()), (1, 1, 1));
+        assert!(second.peers[0].seed);
+        for _ in 0..3 {
+            tell(&registry, 0, 1, 2, Event::Completed, 0);
+        }
+        let row = registry.scrape(&SwarmId([1; 32]));
+        assert_eq!((row.seeds, row.leechers, row.completed), (2, 0, 1), "told thrice, counted once");
+        assert!(tell(&registry, 0, 1, 2, Event::Progress, 0).peers.is_empty());
+        tell(&registry, 0, 1, 1, Event::Stopped, 0);
+        tell(&registry, 0, 1, 2, Event::Stopped, 0);
+        assert_eq!(registry.scrape(&SwarmId([1; 32])).completed, 1, "remembered though nobody is left");
+        assert_eq!(registry.totals(), (1, 0));
+        tell(&registry, 0, 2, 9, Event::Stopped, 0);
+        assert_eq!(registry.totals(), (1, 0), "a goodbye makes no swarm");
+    }
+
+    #[test]
+    fn nobody_can_stop_another() {
+        let registry = Registry::new(RegistryConfig::default());
+        tell(&registry, 0, 1, 1, Event::Started, 0);
+        let stop = announce(1, 1, Event::Stopped, 0);
+        registry.announce(0, &stop, ip(2), ip(0), &mut Rng::new(1)).unwrap();
+        let other_id = announce(1, 2, Event::Stopped, 0);
+        registry.announce(0, &other_id, ip(1), ip(0), &mut Rng::new(1)).unwrap();
+        assert_eq!(registry.totals(), (1, 1));
+        registry.announce(0, &stop, ip(1), ip(0), &mut Rng::new(1)).unwrap();
+        assert_eq!(registry.totals(), (0, 0));
+    }
+
+    #[test]
+    fn the_silent_are_forgotten_and_bounded_sweeps_reach_everybody() {
+        let registry = Registry::new(RegistryConfig { peer_ttl_s: Some(10), ..RegistryConfig::default() });
+        for peer in 1..200 {
+            tell(&registry, 0, 1, peer, Event::Started, u64::from(peer % 3));
+            tell(&registry, 0, (peer % 50) as u8 + 2, peer, Event::Started, 1);
+        }
+        tell(&registry, 8_000, 1, 1, Event::Progress, 1);
+        registry.sweep(10_999, 1_000_000);
+        assert_eq!(registry.totals(), (51, 398));
+        assert_eq!(tell(&registry, 11_000, 1, 2, Event::Progress, 1).peers.len(), 1, "not handed out before the sweep");
+        for _ in 0..200 {
+            registry.sweep(11_000, 5);
+        }
+        assert_eq!(registry.totals(), (1, 2));
+    }
+
+    #[test]
+    fn at_the_cap_one_peer_swarms_make_room_and_others_do_not() {
+        let registry = Registry::new(RegistryConfig { max_swarms: 3, ..RegistryConfig::default() });
+        for swarm in 1..=2 {
+            tell(&registry, 0, swarm, 1, Event::Started, 1);
+            tell(&registry, 0, swarm, 2, Event::Started, 1);
+        }
+        for swarm in 3..60 {
+            tell(&registry, 0, swarm, 3, Event::Started, 1);
+            assert_eq!(registry.totals(), (3, 5));
+        }
+        tell(&registry, 0, 59, 4, Event::Started, 1);
+        let refused = registry.announce(0, &announce(60, 3, Event::Started, 1), ip(3), ip(0), &mut Rng::new(1));
+        assert_eq!(refused.unwrap_err(), RegistryFull::Swarms);
+        assert_eq!(registry.scrape(&SwarmId([1; 32])).leechers, 2);
+    }
+
+    #[test]
+    fn a_refused_peer_leaves_no_empty_swarm() {
+        let registry = Registry::new(RegistryConfig { max_peers_per_swarm: 0, ..RegistryConfig::default() });
+        let refused = registry.announce(0, &announce(1, 1, Event::Started, 1), ip(1), ip(0), &mut Rng::new(1));
+        assert_eq!(refused.unwrap_err(), RegistryFull::Peers);
+        assert_eq!(registry.totals(), (0, 0));
+    }
+
+    #[test]
+    fn lists_are_cut_at_their_limit() {
+        let registry = Registry::new(RegistryConfig::default());
+        for peer in 1..100 {
+            tell(&registry, 0, peer as u8, peer, Event::Started, 1);
+            tell(&registry, 0, 200, peer, Event::Started, 1);
+        }
+        assert_eq!((registry.swarms(10).len(), registry.swarms(1000).len()), (10, 100));
+        assert_eq!(registry.peers(&SwarmId([200; 32]), 7).unwrap().len(), 7);
+        assert!(registry.peers(&SwarmId([201; 32]), 7).is_none());
+    }
+}

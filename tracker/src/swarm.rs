@@ -1,0 +1,493 @@
+//! One swarm: a dense vector of its peers, seeds in front, so that a sample costs the same in a swarm of any size.
+//!
+//! Contract: no clock, no I/O; time comes as seconds since the tracker started. Peers are found by address and port,
+//! not by the id they claim, so that nobody can replace or stop another's record. A peer that can't be dialled (port 0)
+//! is told apart by its id as well. Limits: peers per swarm, and peers per public address within one swarm; loopback
+//! and private networks are spared, since many peers share a host or a NAT there. Memory is 56 bytes a peer, and about
+//! 30 more in a swarm large enough to need an index.
+
+use shoal_protocol::PeerId;
+use shoal_protocol::address::{Reach, canonical, reach, subnet};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// From this many peers on a swarm has an index; below it a walk over the vector is as fast and costs no memory.
+const INDEX_FROM: usize = 32;
+
+/// Where a peer is known from: the address that the tracker sees, and the port that the peer announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    ip: [u8; 16],
+    port: u16,
+    /// Only where the port is 0: such peers of one address would else be one.
+    id: Option<PeerId>,
+}
+
+impl Key {
+    /// All of loopback is one host, whichever of its addresses was used.
+    #[must_use]
+    pub fn new(ip: IpAddr, port: u16, id: PeerId) -> Self {
+        Self { ip: pack(ip), port, id: (port == 0).then_some(id) }
+    }
+}
+
+fn pack(ip: IpAddr) -> [u8; 16] {
+    let ip = if reach(ip) == Reach::Loopback { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { canonical(ip) };
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+/// What few peers send and what is therefore kept apart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extra {
+    /// Other addresses at which the peer may be reached.
+    pub candidates: Box<[SocketAddr]>,
+    /// Where it is.
+    pub zone: Box<str>,
+    /// A name for people.
+    pub label: Box<str>,
+}
+
+/// One peer.
+#[derive(Debug)]
+pub struct Peer {
+    ip: [u8; 16],
+    id: PeerId,
+    expires_s: u32,
+    /// Position within its group of near peers.
+    group_at: u32,
+    extra: Option<Box<Extra>>,
+    port: u16,
+}
+
+impl Peer {
+    /// The address that the tracker saw.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        canonical(IpAddr::V6(Ipv6Addr::from(self.ip)))
+    }
+
+    /// The port that it announced; 0 when it can't be dialled.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The name that it gave itself.
+    #[must_use]
+    pub fn id(&self) -> PeerId {
+        self.id
+    }
+
+    /// Its zone, or nothing.
+    #[must_use]
+    pub fn zone(&self) -> &str {
+        self.extra.as_ref().map_or("", |e| &e.zone)
+    }
+
+    /// Its label, or nothing.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        self.extra.as_ref().map_or("", |e| &e.label)
+    }
+
+    /// Its candidates.
+    #[must_use]
+    pub fn candidates(&self) -> &[SocketAddr] {
+        self.extra.as_ref().map_or(&[], |e| &e.candidates)
+    }
+
+    /// Whether its time is over.
+    #[must_use]
+    pub fn expired(&self, now_s: u32) -> bool {
+        self.expires_s < now_s
+    }
+
+    /// The key it is found by.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        Key { ip: self.ip, port: self.port, id: (self.port == 0).then_some(self.id) }
+    }
+
+    fn group(&self, hasher: &RandomState) -> u64 {
+        group(hasher, self.ip(), self.zone())
+    }
+}
+
+/// Peers of one zone are near each other; without a zone those of one subnet.
+fn group(hasher: &RandomState, ip: IpAddr, zone: &str) -> u64 {
+    if zone.is_empty() { hasher.hash_one((0_u8, subnet(ip))) } else { hasher.hash_one((1_u8, zone)) }
+}
+
+/// One public address: a whole IPv4 address, or the /64 that one IPv6 customer has. `None` where no limit applies.
+fn limited_address(hasher: &RandomState, ip: IpAddr) -> Option<u64> {
+    (reach(ip) == Reach::Global).then(|| match canonical(ip) {
+        IpAddr::V4(ip) => hasher.hash_one((4_u8, ip.octets())),
+        IpAddr::V6(_) => hasher.hash_one((6_u8, subnet(ip))),
+    })
+}
+
+/// The keys are hashes already.
+#[derive(Debug, Default, Clone, Copy)]
+struct Plain(u64);
+
+impl Hasher for Plain {
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*b);
+        }
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n;
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type Map<V> = HashMap<u64, V, BuildHasherDefault<Plain>>;
+
+#[derive(Debug, Default)]
+struct Lookup {
+    /// Keyed hash of the key to position. A collision can't be sought, and is noticed: the peer there has another key.
+    index: Map<u32>,
+    groups: Map<Vec<u32>>,
+    addresses: Map<u32>,
+}
+
+/// A limit of the swarm is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// Too many peers in the swarm.
+    Peers,
+    /// Too many peers of one public address in the swarm.
+    Address,
+}
+
+/// What is written for a peer.
+#[derive(Debug)]
+pub struct Record {
+    /// How it is found.
+    pub key: Key,
+    /// The name it gave itself.
+    pub id: PeerId,
+    /// Whether it has everything.
+    pub seed: bool,
+    /// When it is forgotten.
+    pub expires_s: u32,
+    /// Candidates, zone and label, if it has any.
+    pub extra: Option<Box<Extra>>,
+}
+
+/// The peers of one content.
+#[derive(Debug, Default)]
+pub struct Swarm {
+    peers: Vec<Peer>,
+    seeds: u32,
+    lookup: Option<Box<Lookup>>,
+    /// How often a peer completed.
+    pub completed: u32,
+    /// When the first peer came.
+    pub born_s: u32,
+    /// When a peer last announced.
+    pub touched_s: u32,
+}
+
+impl Swarm {
+    /// Number of peers, those included whose time is over and who weren't swept yet.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Whether nobody is here.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    /// Number of peers that have everything: they are the first ones in the vector.
+    #[must_use]
+    pub fn seeds(&self) -> usize {
+        self.seeds as usize
+    }
+
+    /// All peers, seeds first.
+    #[must_use]
+    pub fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    /// Positions of the peers in the same zone, or without a zone in the same subnet; `None` in a small swarm.
+    #[must_use]
+    pub fn near(&self, hasher: &RandomState, ip: IpAddr, zone: &str) -> Option<&[u32]> {
+        Some(self.lookup.as_ref()?.groups.get(&group(hasher, ip, zone)).map_or(&[], Vec::as_slice))
+    }
+
+    /// Position of a peer.
+    #[must_use]
+    pub fn find(&self, hasher: &RandomState, key: &Key) -> Option<usize> {
+        match &self.lookup {
+            None => self.peers.iter().position(|p| p.key() == *key),
+            Some(lookup) => {
+                let at = *lookup.index.get(&hasher.hash_one(key))? as usize;
+                self.peers.get(at).filter(|p| p.key() == *key).map(|_| at)
+            }
+        }
+    }
+
+    /// Adds a peer or refreshes it. Says whether it was known, and whether as a seed.
+    ///
+    /// # Errors
+    /// When a new peer would pass a limit; then nothing changed.
+    pub fn put(
+        &mut self,
+        hasher: &RandomState,
+        record: Record,
+        max_peers: usize,
+        max_per_address: usize,
+    ) -> Result<Option<bool>, Full> {
+        let found = self.find(hasher, &record.key);
+        let known = found.map(|at| at < self.seeds());
+        let at = match found {
+            Some(at) => {
+                self.ungroup(hasher, at);
+                let peer = &mut self.peers[at];
+                (peer.id, peer.expires_s, peer.extra) = (record.id, record.expires_s, record.extra);
+                self.regroup(hasher, at);
+                at
+            }
+            None => {
+                if self.len() >= max_peers {
+                    return Err(Full::Peers);
+                }
+                let Record { key, id, expires_s, extra, .. } = record;
+                let peer = Peer { ip: key.ip, id, expires_s, group_at: 0, extra, port: key.port };
+                if let Some(address) = limited_address(hasher, peer.ip()) {
+                    let count = match &self.lookup {
+                        Some(lookup) => lookup.addresses.get(&address).map_or(0, |n| *n as usize),
+                        None => self.peers.iter().filter(|p| limited_address(hasher, p.ip()) == Some(address)).count(),
+                    };
+                    if count >= max_per_address {
+                        return Err(Full::Address);
+                    }
+                }
+                if self.len() < 4 {
+                    // A vector starts with room for four; most hostile swarms have one peer.
+                    self.peers.reserve_exact(1);
+                }
+                self.peers.push(peer);
+                let at = self.len() - 1;
+                if self.lookup.is_some() {
+                    self.enter(hasher, at);
+                } else if self.len() > INDEX_FROM {
+                    self.lookup = Some(Box::default());
+                    (0..self.len()).for_each(|at| self.enter(hasher, at));
+                }
+                at
+            }
+        };
+        let is_seed = at < self.seeds();
+        if record.seed && !is_seed {
+            self.swap(hasher, at, self.seeds());
+            self.seeds += 1;
+        } else if !record.seed && is_seed {
+            self.seeds -= 1;
+            self.swap(hasher, at, self.seeds());
+        }
+        Ok(known)
+    }
+
+    /// Removes the peer at a position.
+    pub fn remove(&mut self, hasher: &RandomState, at: usize) {
+        if at >= self.len() {
+            return;
+        }
+        let mut at = at;
+        if at < self.seeds() {
+            self.seeds -= 1;
+            self.swap(hasher, at, self.seeds());
+            at = self.seeds();
+        }
+        let last = self.len() - 1;
+        self.swap(hasher, at, last);
+        self.leave(hasher, last);
+        self.peers.pop();
+        if self.peers.is_empty() {
+            self.lookup = None;
+            self.peers = Vec::new();
+        } else if self.peers.len() > 4 * INDEX_FROM && self.peers.len() < self.peers.capacity() / 4 {
+            self.peers.shrink_to(self.peers.len() * 2);
+        }
+    }
+
+    fn swap(&mut self, hasher: &RandomState, a: usize, b: usize) {
+        if a == b {
+            return;
+        }
+        self.peers.swap(a, b);
+        let Some(lookup) = &mut self.lookup else { return };
+        for at in [a, b] {
+            let peer = &self.peers[at];
+            lookup.index.insert(hasher.hash_one(peer.key()), at as u32);
+            if let Some(slot) =
+                lookup.groups.get_mut(&peer.group(hasher)).and_then(|g| g.get_mut(peer.group_at as usize))
+            {
+                *slot = at as u32;
+            }
+        }
+    }
+
+    fn enter(&mut self, hasher: &RandomState, at: usize) {
+        if let Some(lookup) = &mut self.lookup {
+            let peer = &self.peers[at];
+            lookup.index.insert(hasher.hash_one(peer.key()), at as u32);
+            if let Some(address) = limited_address(hasher, peer.ip()) {
+                *lookup.addresses.entry(address).or_default() += 1;
+            }
+        }
+        self.regroup(hasher, at);
+    }
+
+    fn leave(&mut self, hasher: &RandomState, at: usize) {
+        self.ungroup(hasher, at);
+        let Some(lookup) = &mut self.lookup else { return };
+        let peer = &self.peers[at];
+        let hash = hasher.hash_one(peer.key());
+        if lookup.index.get(&hash) == Some(&(at as u32)) {
+            lookup.index.remove(&hash);
+        }
+        if let Some(address) = limited_address(hasher, peer.ip())
+            && let Some(count) = lookup.addresses.get_mut(&address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                lookup.addresses.remove(&address);
+            }
+        }
+    }
+
+    fn regroup(&mut self, hasher: &RandomState, at: usize) {
+        let Some(lookup) = &mut self.lookup else { return };
+        let peer = &mut self.peers[at];
+        let group = lookup.groups.entry(peer.group(hasher)).or_default();
+        peer.group_at = group.len() as u32;
+        group.push(at as u32);
+    }
+
+    fn ungroup(&mut self, hasher: &RandomState, at: usize) {
+        let Some(lookup) = &mut self.lookup else { return };
+        let (key, place) = (self.peers[at].group(hasher), self.peers[at].group_at as usize);
+        let Some(group) = lookup.groups.get_mut(&key) else { return };
+        if place < group.len() {
+            group.swap_remove(place);
+            if let Some(moved) = group.get(place) {
+                self.peers[*moved as usize].group_at = place as u32;
+            }
+        }
+        if group.is_empty() {
+            lookup.groups.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    fn record(ip: &str, port: u16, id: u8, seed: bool, zone: &str) -> Record {
+        let (ip, id) = (ip.parse().unwrap(), PeerId([id; 16]));
+        let extra = (!zone.is_empty()).then(|| Box::new(Extra { zone: zone.into(), ..Extra::default() }));
+        Record { key: Key::new(ip, port, id), id, seed, expires_s: 100, extra }
+    }
+
+    fn check(swarm: &Swarm, hasher: &RandomState) {
+        for (at, peer) in swarm.peers.iter().enumerate() {
+            assert_eq!(swarm.find(hasher, &peer.key()), Some(at));
+        }
+        let Some(lookup) = &swarm.lookup else { return };
+        assert_eq!(lookup.index.len(), swarm.len());
+        assert_eq!(lookup.groups.values().map(Vec::len).sum::<usize>(), swarm.len());
+        for (key, group) in &lookup.groups {
+            for (place, at) in group.iter().enumerate() {
+                let peer = &swarm.peers[*at as usize];
+                assert_eq!((peer.group(hasher), peer.group_at as usize), (*key, place));
+            }
+        }
+        let public = swarm.peers.iter().filter(|p| limited_address(hasher, p.ip()).is_some()).count();
+        assert_eq!(lookup.addresses.values().sum::<u32>() as usize, public);
+    }
+
+    #[test]
+    fn a_peer_costs_56_bytes() {
+        assert_eq!(size_of::<Peer>(), 56);
+    }
+
+    #[test]
+    fn every_structure_agrees_after_any_sequence_of_changes() {
+        let hasher = RandomState::new();
+        let (mut swarm, mut rng) = (Swarm::default(), Rng::new(3));
+        let mut model: HashMap<(u8, u16), bool> = HashMap::new();
+        for step in 0..6000 {
+            let (host, port) = (rng.below(40) as u8, 7000 + rng.below(5) as u16);
+            let ip = if host < 20 { format!("10.0.{}.{host}", host % 3) } else { format!("8.8.{}.{host}", host % 2) };
+            // The phases grow and shrink the swarm, across the size from which there is an index.
+            if rng.below(100) < if step / 1000 % 2 == 0 { 70 } else { 20 } {
+                let seed = rng.below(2) == 0;
+                let zone = ["", "a/b", "a/c"][rng.below(3)];
+                let known = swarm.put(&hasher, record(&ip, port, host, seed, zone), 1000, 64).unwrap();
+                assert_eq!(known, model.insert((host, port), seed));
+            } else if let Some(at) = swarm.find(&hasher, &Key::new(ip.parse().unwrap(), port, PeerId([host; 16]))) {
+                swarm.remove(&hasher, at);
+                assert!(model.remove(&(host, port)).is_some());
+            }
+            assert_eq!((swarm.len(), swarm.seeds()), (model.len(), model.values().filter(|s| **s).count()));
+            if step % 50 == 0 {
+                check(&swarm, &hasher);
+            }
+        }
+    }
+
+    #[test]
+    fn limits_hold_below_at_and_above() {
+        let hasher = RandomState::new();
+        let mut swarm = Swarm::default();
+        for n in 0..64 {
+            assert!(swarm.put(&hasher, record("8.8.8.8", 7000 + n, 1, false, ""), 1000, 64).is_ok(), "{n}");
+        }
+        assert_eq!(swarm.put(&hasher, record("8.8.8.8", 8000, 1, false, ""), 1000, 64), Err(Full::Address));
+        assert!(swarm.put(&hasher, record("8.8.8.8", 7000, 1, true, ""), 1000, 64).is_ok(), "a known one may return");
+        assert!(swarm.put(&hasher, record("8.8.8.9", 8000, 1, false, ""), 1000, 64).is_ok());
+        for n in 0..100 {
+            assert!(swarm.put(&hasher, record("10.0.0.1", 7000 + n, 1, false, ""), 1000, 64).is_ok());
+            assert!(swarm.put(&hasher, record("127.0.0.1", 7000 + n, 1, false, ""), 1000, 64).is_ok());
+        }
+        let len = swarm.len();
+        assert!(swarm.put(&hasher, record("9.9.9.9", 7000, 1, false, ""), len + 1, 64).is_ok());
+        assert_eq!(swarm.put(&hasher, record("9.9.9.8", 7000, 1, false, ""), len + 1, 64), Err(Full::Peers));
+        // IPv6 customers have a /64.
+        let mut swarm = Swarm::default();
+        assert!(swarm.put(&hasher, record("2a00::1", 7000, 1, false, ""), 9, 1).is_ok());
+        assert_eq!(swarm.put(&hasher, record("2a00::2", 7000, 1, false, ""), 9, 1), Err(Full::Address));
+        assert!(swarm.put(&hasher, record("2a00:0:0:1::2", 7000, 1, false, ""), 9, 1).is_ok());
+    }
+
+    #[test]
+    fn peers_that_cannot_be_dialled_are_told_apart_by_id_and_others_by_port() {
+        let hasher = RandomState::new();
+        let mut swarm = Swarm::default();
+        for (port, id) in [(0, 1), (0, 2), (7000, 1), (7000, 2)] {
+            swarm.put(&hasher, record("10.0.0.1", port, id, false, ""), 9, 9).unwrap();
+        }
+        assert_eq!(swarm.len(), 3);
+        swarm.put(&hasher, record("::ffff:10.0.0.1", 7000, 3, false, ""), 9, 9).unwrap();
+        assert_eq!(swarm.len(), 3, "an IPv4 address in an IPv6 coat is the same");
+        swarm.put(&hasher, record("127.0.0.1", 7000, 4, false, ""), 9, 9).unwrap();
+        swarm.put(&hasher, record("::1", 7000, 5, false, ""), 9, 9).unwrap();
+        assert_eq!(swarm.len(), 4, "loopback is one host");
+    }
+}
