@@ -124,6 +124,7 @@ impl Swarm {
     pub(super) fn found(&mut self, now: Time, pieces: &[u32]) {
         let count = self.geometry.pieces();
         for piece in pieces.iter().copied().filter(|p| *p < count) {
+            self.withdraw_piece(now, piece);
             self.picker.remove(piece);
             self.pieces.remove(piece);
             self.had(now, piece);
