@@ -19,7 +19,7 @@ pub const WINDOW_MAX: u64 = 64 << 20;
 /// Fewest bytes in the window: four pieces of the smallest size, or one block.
 const WINDOW_MIN: u64 = BLOCK_BYTES as u64;
 /// What a peer's disk, scheduler and queue may add to the round trip without the pipe running dry.
-const SLACK: Duration = Duration::from_millis(20);
+const SLACK: Duration = Duration::from_millis(50);
 /// Shortest silence that is held against a peer that owes blocks.
 pub const PATIENCE_MIN: Duration = Duration::from_millis(1_000);
 /// Longest silence that is tolerated.
