@@ -19,6 +19,9 @@ const HORIZON: Time = Time(3_600_000_000);
 /// A world that does more than this per block moved is in a loop.
 const EVENTS_MAX: u64 = 60_000_000;
 
+/// How long a world goes on after the last one completed.
+const LINGER_US: u64 = 50_000;
+
 #[derive(Debug)]
 enum Event {
     Timer(usize),
@@ -263,6 +266,7 @@ impl World {
     #[must_use]
     pub fn run(mut self) -> Report {
         self.prepare();
+        let mut over = None;
         while let Some(Reverse(due)) = self.due.pop() {
             if due.at > self.horizon || self.report.events >= EVENTS_MAX {
                 break;
@@ -270,7 +274,11 @@ impl World {
             self.now = due.at;
             self.report.events += 1;
             self.happen(due.event);
-            if self.is_over() {
+            // What was learnt with the last piece, such as whose blocks were bad, is still said.
+            if over.is_none() && self.is_over() {
+                over = Some(Time(self.now.0 + LINGER_US));
+            }
+            if over.is_some_and(|end| self.now >= end) {
                 break;
             }
         }

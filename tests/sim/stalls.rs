@@ -6,7 +6,7 @@ use shoal_protocol::message::RejectReason;
 
 #[test]
 fn pieces_of_a_stalled_source_come_from_others() {
-    for seed in 0..20 {
+    for seed in 0..10 {
         let world = || blocky(seed).pieces(40).seeds(4, up(), down()).fetchers(1, up(), mbit(1000.0));
         let healthy = world().run();
         must_complete(&healthy);

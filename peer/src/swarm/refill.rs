@@ -108,7 +108,7 @@ impl Swarm {
         if session.hello.spreads && spared {
             return false;
         }
-        !(session.probation && !session.pipeline.asked.is_empty())
+        !session.probation || session.pipeline.asked.is_empty()
     }
 
     fn has_other_givers(&self, now: Time, conn: ConnId) -> bool {

@@ -135,6 +135,10 @@ impl Swarm {
         if !self.have.set(piece, true) {
             return;
         }
+        if !self.departed.is_empty() {
+            let pieces = &self.pieces;
+            self.departed.retain(|conn, _| pieces.is_sender(*conn));
+        }
         self.done_bytes += u64::from(self.geometry.piece_length(piece));
         for session in self.sessions.values_mut().filter(|s| s.told && s.have.has(piece)) {
             session.useful = session.useful.saturating_sub(1);
