@@ -505,6 +505,9 @@ impl World {
             Fault::Lose(first, count) => {
                 self.feed(host, Input::Lost { pieces: (first..first + count).collect() });
             }
+            Fault::Find(first, count) => {
+                self.feed(host, Input::Found { pieces: (first..first + count).collect() });
+            }
             Fault::TrackerDies => self.tracker_dead = true,
         }
     }

@@ -23,6 +23,7 @@ fn one_of_four_that_corrupts_a_tenth_is_barred_and_nobody_else() {
         let report = world.fault(start(), 2, Fault::Corrupt(0.1)).run();
         must_complete(&report);
         only_guilty(&report, &[2]);
+        println!("{report}");
         barred += usize::from(report.convicted.iter().any(|(_, _, barred)| *barred));
     }
     assert!(barred >= 8, "barred in {barred} of 10 worlds");

@@ -65,6 +65,7 @@ fn waves_of_five_are_served_by_those_who_finished() {
     }
     let report = world.run();
     must_complete(&report);
+    println!("{report}");
     assert!(report.origin_copies <= 2.0, "{report}");
 }
 
