@@ -128,9 +128,7 @@ impl From<shoal_protocol::ManifestError> for Failure {
 #[must_use]
 pub fn escape(text: &str) -> String {
     if text.chars().any(char::is_control) {
-        text.chars()
-            .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
-            .collect()
+        text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
     } else {
         text.to_owned()
     }
