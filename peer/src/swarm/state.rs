@@ -241,6 +241,13 @@ impl Swarm {
         self.spread.as_ref().is_some_and(|s| !s.is_done())
     }
 
+    /// What the greeting's `spreads` must say: true for an origin even when everything is out, so that newcomers who have
+    /// other sources know whom to spare.
+    #[must_use]
+    pub fn is_origin(&self) -> bool {
+        self.spread.is_some()
+    }
+
     /// Whether a peer with this name is connected already.
     #[must_use]
     pub fn is_connected(&self, peer: shoal_protocol::PeerId) -> bool {
