@@ -14,25 +14,60 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// What one transfer cost.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cost {
+    /// Until the last copy was whole, under its name.
     pub(crate) elapsed_s: f64,
+    /// Until the last process ended.
+    pub(crate) exit_s: f64,
     /// User and system time of every process on the sending side.
     pub(crate) sender_cpu_s: f64,
     /// The same of the receiving side, with what checks the bytes.
     pub(crate) receiver_cpu_s: f64,
 }
 
-/// Runs commands at the same time until the last one ends; returns their processor seconds together.
-pub(crate) fn run(commands: impl Iterator<Item = Command>) -> Result<f64> {
+/// What receiving processes did.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Received {
+    pub(crate) cpu_s: f64,
+    /// When the last copy was whole.
+    pub(crate) whole: Instant,
+}
+
+/// How a process tells that its copy is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whole {
+    /// By its end.
+    AtEnd,
+    /// By a line on stdout that holds this text.
+    Said(&'static str),
+}
+
+/// Runs commands at the same time until the last one ends.
+pub(crate) fn run(commands: impl Iterator<Item = Command>, whole: Whole) -> Result<Received> {
     let mut children = Vec::new();
     for mut command in commands {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-        children.push(Running(child.map_err(|error| format!("{}: {error}", command.get_program().display()))?));
+        let out = if whole == Whole::AtEnd { Stdio::null() } else { Stdio::piped() };
+        let child = command.stdin(Stdio::null()).stdout(out).stderr(Stdio::piped()).spawn();
+        let mut child = Running(child.map_err(|error| format!("{}: {error}", command.get_program().display()))?);
+        let listener = match (whole, child.0.stdout.take()) {
+            (Whole::Said(text), Some(pipe)) => Some(std::thread::spawn(move || {
+                let lines = BufReader::new(pipe).lines().map_while(std::result::Result::ok);
+                // The rest is read, too, so that nobody waits for room in the pipe.
+                lines.fold(None, |said, line| said.or_else(|| line.contains(text).then(Instant::now)))
+            })),
+            _ => None,
+        };
+        children.push((child, listener));
     }
-    let mut total = 0.0;
-    for mut child in children {
-        total += child.wait()?;
+    let mut received = Received { cpu_s: 0.0, whole: Instant::now() };
+    for (mut child, listener) in children {
+        received.cpu_s += child.wait()?;
+        let said = match listener {
+            Some(listener) => listener.join().ok().flatten().ok_or("never said that it had everything")?,
+            None => Instant::now(),
+        };
+        received.whole = received.whole.max(said);
     }
-    Ok(total)
+    Ok(received)
 }
 
 /// A process that ends with its owner.
@@ -76,13 +111,18 @@ impl Drop for Running {
 }
 
 /// Times `receive`, and what the senders spend meanwhile.
-pub(crate) fn count(senders: &[u32], receive: impl FnOnce() -> Result<f64>) -> Result<Cost> {
+pub(crate) fn count(senders: &[u32], receive: impl FnOnce() -> Result<Received>) -> Result<Cost> {
     let spent = || senders.iter().map(|pid| cpu_s(*pid)).sum::<Result<f64>>();
     let before = spent()?;
     let start = Instant::now();
-    let receiver_cpu_s = receive()?;
-    let elapsed_s = start.elapsed().as_secs_f64();
-    Ok(Cost { elapsed_s, sender_cpu_s: spent()? - before, receiver_cpu_s })
+    let received = receive()?;
+    let exit_s = start.elapsed().as_secs_f64();
+    Ok(Cost {
+        elapsed_s: received.whole.duration_since(start).as_secs_f64(),
+        exit_s,
+        sender_cpu_s: spent()? - before,
+        receiver_cpu_s: received.cpu_s,
+    })
 }
 
 /// User and system seconds of a process so far.

@@ -82,16 +82,17 @@ pub(crate) fn run(args: &Args, run: &Run) {
     if args.json {
         let record = json!({
             "v": 1, "type": "run", "system": run.system, "round": run.round, "counts": run.round > 0,
-            "bytes": run.bytes, "elapsed_s": cost.elapsed_s, "sender_cpu_s": cost.sender_cpu_s,
+            "bytes": run.bytes, "elapsed_s": cost.elapsed_s, "exit_s": cost.exit_s, "sender_cpu_s": cost.sender_cpu_s,
             "receiver_cpu_s": cost.receiver_cpu_s, "mb_per_s": run.mb_per_s(), "cpu_s_per_gib": run.cpu_s_per_gib(),
         });
         return println!("{record}");
     }
     let round = if run.round == 0 { "before ".to_owned() } else { format!("round {}", run.round) };
     println!(
-        "{round:<9} {:<20} {:>6.2} s {:>7.0} MB/s   CPU {:>5.2} s sending, {:>5.2} s receiving",
+        "{round:<9} {:<20} {:>6.2} s (ended {:>5.2} s) {:>6.0} MB/s   CPU {:>5.2} s sending, {:>5.2} s receiving",
         run.system,
         cost.elapsed_s,
+        cost.exit_s,
         run.mb_per_s(),
         cost.sender_cpu_s,
         cost.receiver_cpu_s
@@ -115,27 +116,36 @@ pub(crate) fn summary(args: &Args, runs: &[Run]) {
         }
     }
     if !args.json {
-        println!("\n| system | seconds | MB/s | CPU-s per GiB | time, Shoal = 1 |\n|---|---|---|---|---|");
+        println!("\n| system | seconds | until all ended | MB/s | CPU-s per GiB | time, Shoal = 1 |");
+        println!("|---|---|---|---|---|---|");
     }
     for system in systems {
         let own: Vec<&Run> = runs.iter().filter(|run| run.system == system).collect();
         let shoal = |round| runs.iter().find(|run| run.round == round).map_or(f64::NAN, |run| run.cost.elapsed_s);
-        let seconds = spread(own.iter().map(|run| run.cost.elapsed_s).collect());
-        let rate = spread(own.iter().map(|run| run.mb_per_s()).collect());
-        let cpu = spread(own.iter().map(|run| run.cpu_s_per_gib()).collect());
-        let ratio = spread(own.iter().map(|run| run.cost.elapsed_s / shoal(run.round)).collect());
+        let figure = |of: &dyn Fn(&Run) -> f64| spread(own.iter().map(|run| of(run)).collect());
+        let seconds = figure(&|run| run.cost.elapsed_s);
+        let ended = figure(&|run| run.cost.exit_s);
+        let rate = figure(&Run::mb_per_s);
+        let cpu = figure(&Run::cpu_s_per_gib);
+        let ratio = figure(&|run| run.cost.elapsed_s / shoal(run.round));
         if args.json {
             let record = json!({
-                "v": 1, "type": "summary", "system": system, "rounds": own.len(), "elapsed_s": seconds,
+                "v": 1, "type": "summary", "system": system, "rounds": own.len(), "elapsed_s": seconds, "exit_s": ended,
                 "mb_per_s": rate, "cpu_s_per_gib": cpu, "time_by_shoal": ratio,
             });
             println!("{record}");
             continue;
         }
-        let [least, median, most] = seconds;
+        let cell = |[least, median, most]: [f64; 3], digits: usize| {
+            format!("{median:.digits$} ({least:.digits$} - {most:.digits$})")
+        };
         println!(
-            "| {system} | {median:.2} ({least:.2} - {most:.2}) | {:.0} ({:.0} - {:.0}) | {:.2} ({:.2} - {:.2}) | {:.2} ({:.2} - {:.2}) |",
-            rate[1], rate[0], rate[2], cpu[1], cpu[0], cpu[2], ratio[1], ratio[0], ratio[2]
+            "| {system} | {} | {} | {} | {} | {} |",
+            cell(seconds, 2),
+            cell(ended, 2),
+            cell(rate, 0),
+            cell(cpu, 2),
+            cell(ratio, 2)
         );
     }
     if !args.json {

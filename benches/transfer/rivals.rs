@@ -1,6 +1,6 @@
 //! What people use today: a web server and a client for it, with or without a look at what came.
 
-use crate::cost::{Cost, Running, children, count, run};
+use crate::cost::{Cost, Running, Whole, children, count, run};
 use crate::{Result, Source, System};
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -104,9 +104,13 @@ impl System for Http {
             command
         };
         count(&self.workers, || {
-            let fetched = run(targets.iter().map(curl))?;
-            let checked = if self.is_checked { run(targets.iter().map(b3sum))? } else { 0.0 };
-            Ok(fetched + checked)
+            let mut received = run(targets.iter().map(curl), Whole::AtEnd)?;
+            if self.is_checked {
+                let checked = run(targets.iter().map(b3sum), Whole::AtEnd)?;
+                received.cpu_s += checked.cpu_s;
+                received.whole = checked.whole;
+            }
+            Ok(received)
         })
     }
 }

@@ -1,11 +1,15 @@
 //! Shoal as anyone would run it: `peer seed` once, `peer fetch` for each copy.
 
-use crate::cost::{Cost, Running, count, run};
+use crate::cost::{Cost, Running, Whole, count, run};
 use crate::{Result, Source, System};
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
+
+/// Part of the record that a fetch prints once everything is verified, flushed and under its final name. After that it
+/// may stay a while to serve others.
+const COMPLETE: &str = r#""type":"complete""#;
 
 /// The program to measure: the one named, or what cargo builds now, or what lies beside this program.
 pub(crate) fn binary(named: Option<&Path>) -> Result<PathBuf> {
@@ -80,6 +84,6 @@ impl System for Shoal {
             command.args(["fetch", "--listen", "127.0.0.1:0", &self.link, "--output"]).arg(target);
             command
         };
-        count(&[self.seed.0.id()], || run(targets.iter().map(fetch)))
+        count(&[self.seed.0.id()], || run(targets.iter().map(fetch), Whole::Said(COMPLETE)))
     }
 }
