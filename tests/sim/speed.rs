@@ -57,6 +57,19 @@ fn two_origins_share_the_work() {
 }
 
 #[test]
+fn four_origins_do_not_choose_the_same_pieces() {
+    for seed in 0..3 {
+        let mut world = small(seed).pieces(512);
+        for _ in 0..4 {
+            world = world.origin(up(), down());
+        }
+        let report = world.fetchers(1, up(), down()).run();
+        must_complete(&report);
+        assert!(report.wasted < 0.01, "{report}");
+    }
+}
+
+#[test]
 fn waves_of_five_are_served_by_those_who_finished() {
     let world = World::new(6).pieces(512).control_delay_ms(20.0).origin(up(), down());
     let mut world = world.fetchers(5, up(), down());

@@ -17,7 +17,7 @@ use super::spread::Spread;
 use super::{Config, ConnId, Input, Output, Time};
 use shoal_protocol::address::{Trust, reach};
 use shoal_protocol::message::GoodbyeReason;
-use shoal_protocol::{Bitfield, Geometry, Message, WireError};
+use shoal_protocol::{Bitfield, Geometry, Message, PeerId, WireError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -252,6 +252,10 @@ impl Swarm {
     #[must_use]
     pub fn is_connected(&self, peer: shoal_protocol::PeerId) -> bool {
         self.sessions.values().any(|s| s.hello.peer == peer && !s.closing)
+    }
+
+    pub(super) fn our_name(&self) -> PeerId {
+        self.config.peer
     }
 
     pub(super) fn config_pieces(&self) -> u32 {
