@@ -36,7 +36,7 @@ pub fn measure<T>(name: &str, unit: &str, units: f64, mut work: impl FnMut() -> 
     });
     println!("{record}");
     eprintln!(
-        "{name:<36} {:>12} {unit}/s   ({} to {})",
+        "{name:<36} {:>9}{unit}/s   ({} to {})",
         human(median),
         human(least).trim_start(),
         human(most).trim_start()

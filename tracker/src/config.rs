@@ -20,6 +20,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Settings {
+    #[allow(rustdoc::broken_intra_doc_links, reason = "[::] is an address")]
     /// Address and port for peers [default: [::]:7070; 0.0.0.0 where there is no IPv6]
     #[arg(short, long, env = "SHOAL_LISTEN", value_name = "ADDR")]
     pub listen: Option<SocketAddr>,

@@ -131,6 +131,7 @@ pub struct NetArgs {
     /// Tracker, as URL; repeatable
     #[arg(short, long, value_name = "URL", value_parser = url, value_delimiter = ',')]
     pub tracker: Vec<Url>,
+    #[allow(rustdoc::broken_intra_doc_links, reason = "[::] is an address")]
     /// Where to listen: ADDR:PORT, :PORT, ADDR:PORT-PORT [default: [::]:7171, or the next free one up to 7199]
     #[arg(short, long, value_name = "ADDR", value_parser = listen)]
     pub listen: Option<Listen>,
