@@ -33,6 +33,8 @@ pub enum Fault {
     CanNotRead,
     /// It finds these pieces changed: (first, count).
     Lose(u32, u32),
+    /// It finds out that these pieces lie on its disk already: (first, count).
+    Find(u32, u32),
     /// The tracker dies (the host doesn't matter).
     TrackerDies,
 }

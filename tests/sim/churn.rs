@@ -16,7 +16,7 @@ fn once_every_piece_is_out_the_origin_may_die() {
 
 #[test]
 fn the_same_with_pieces_of_many_blocks() {
-    for seed in 0..20 {
+    for seed in 0..10 {
         let world = blocky(seed).origin(up(), down()).fetchers(4, up(), down());
         let report = world.fault(When::AllOut, 0, Fault::Kill).run();
         must_complete(&report);
@@ -44,7 +44,7 @@ fn a_dead_tracker_does_not_matter_to_those_who_came_before() {
 
 #[test]
 fn a_fifth_of_the_fetchers_may_die() {
-    for seed in 0..20 {
+    for seed in 0..10 {
         let mut rng = Prng::new(seed);
         let mut world = small(seed).pieces(96).origin(up(), down()).fetchers(10, up(), down());
         for victim in [2, 5] {
@@ -57,7 +57,7 @@ fn a_fifth_of_the_fetchers_may_die() {
 
 #[test]
 fn who_leaves_when_done_leaves_no_hole() {
-    for seed in 0..10 {
+    for seed in 0..5 {
         let world = small(seed).pieces(96).origin(up(), down()).fetchers(6, up(), down()).leaving_after_s(0.0);
         must_complete(&world.run());
     }
@@ -65,7 +65,7 @@ fn who_leaves_when_done_leaves_no_hole() {
 
 #[test]
 fn a_full_house_lets_everybody_finish() {
-    for seed in 0..10 {
+    for seed in 0..5 {
         let world = small(seed).max_peers(4).origin(up(), down()).fetchers(14, up(), down());
         let report = world.run();
         must_complete(&report);

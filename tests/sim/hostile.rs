@@ -1,7 +1,7 @@
 //! Peers that send wrong bytes: found, and nobody else blamed.
 
 use crate::{blocky, down, must_complete, small, up};
-use harness::{Fault, Report, When, mbit};
+use harness::{Fault, Report, When, World, mbit};
 use shoal_peer::swarm::Time;
 
 fn start() -> When {
@@ -17,14 +17,16 @@ fn only_guilty(report: &Report, guilty: &[usize]) {
 #[test]
 fn one_of_four_that_corrupts_a_tenth_is_barred_and_nobody_else() {
     let mut barred = 0;
-    for seed in 0..20 {
-        let world = small(seed).pieces(256).seeds(4, up(), down()).fetchers(2, up(), mbit(1000.0));
+    for seed in 0..10 {
+        // Long enough for the liar to come back after its first bad piece.
+        let world = World::new(seed).pieces(1500).seeds(4, up(), down()).fetchers(2, up(), mbit(1000.0));
         let report = world.fault(start(), 2, Fault::Corrupt(0.1)).run();
         must_complete(&report);
         only_guilty(&report, &[2]);
+        println!("{report}");
         barred += usize::from(report.convicted.iter().any(|(_, _, barred)| *barred));
     }
-    assert!(barred >= 15, "barred in {barred} of 20 worlds");
+    assert!(barred >= 8, "barred in {barred} of 10 worlds");
 }
 
 #[test]
@@ -43,7 +45,7 @@ fn where_a_piece_came_from_several_the_culprit_is_found() {
 
 #[test]
 fn a_lying_fetcher_does_not_poison_the_swarm() {
-    for seed in 0..20 {
+    for seed in 0..10 {
         let world = small(seed).pieces(96).origin(up(), down()).fetchers(6, up(), down());
         let report = world.fault(start(), 3, Fault::Corrupt(0.5)).run();
         must_complete(&report);
@@ -65,7 +67,7 @@ fn the_only_source_is_not_barred_for_its_bad_pieces() {
 
 #[test]
 fn two_liars_among_six_change_nothing() {
-    for seed in 0..10 {
+    for seed in 0..6 {
         let world = blocky(seed).origin(up(), down()).seeds(2, up(), down()).fetchers(4, up(), down());
         let world = world.fault(start(), 1, Fault::Corrupt(0.3)).fault(start(), 2, Fault::Corrupt(0.3));
         let report = world.run();

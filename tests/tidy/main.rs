@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_path_buf()
 }
 
 fn sources(dir: &Path) -> Vec<(PathBuf, String)> {
@@ -16,7 +16,7 @@ fn sources(dir: &Path) -> Vec<(PathBuf, String)> {
                 out.extend(sources(&path));
             }
         } else if path.extension().is_some_and(|e| e == "rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
+            let text = std::fs::read_to_string(&path).expect("a source is text");
             out.push((path, text));
         }
     }

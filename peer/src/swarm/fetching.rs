@@ -81,6 +81,20 @@ impl Swarm {
         self.give_back(conn, block);
     }
 
+    /// A piece needn't be sent by anyone any more.
+    pub(super) fn withdraw_piece(&mut self, now: Time, piece: u32) {
+        let Some(progress) = self.pieces.map.get_mut(&piece) else { return };
+        let mut asked = Vec::new();
+        for index in 0..progress.blocks.len() as u32 {
+            if let BlockState::Asked(a, b) = progress.blocks[index as usize] {
+                asked.extend(std::iter::once(a).chain(b).map(|conn| (conn, progress.block(piece, index))));
+            }
+        }
+        for (conn, block) in asked {
+            self.withdraw(now, conn, block, true);
+        }
+    }
+
     pub(super) fn rejected(&mut self, now: Time, conn: ConnId, block: Block, reason: RejectReason) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         if block.piece == u32::MAX {

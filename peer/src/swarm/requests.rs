@@ -1,7 +1,10 @@
 //! How much to ask of one peer at a time, and until when to wait for it.
 //!
-//! The window is twice the bandwidth-delay product as observed, at least two blocks (one on its way while the next is
-//! asked for) and at most [`WINDOW_MAX`]. Each arrival refills it at once. A peer that owes blocks and sends nothing for
+//! The window is twice the bandwidth-delay product as observed, and where that is near a block, one block more, so that
+//! one is on its way while the next is asked for; at least [`WINDOW_MIN`] and at most [`WINDOW_MAX`]. Each arrival refills
+//! it at once. On a shared uplink little should be asked for: what waits in a queue there can't be had elsewhere. In the
+//! simulator's star of 16 hosts (40 Mbit/s, 128 MiB, control frames 50 ms late) a minimum of two blocks instead of one
+//! costs 1 % of time with 64 KiB pieces, and with 1 MiB pieces 2 % of time and 1.7 % of duplicates instead of 0.1 %. A peer that owes blocks and sends nothing for
 //! four times its usual gap between arrivals (never less than [`PATIENCE_MIN`]) is **snubbed**: others get its work.
 
 use super::Time;
@@ -13,10 +16,10 @@ use std::time::Duration;
 
 /// Most bytes asked of one peer: fills 10 Gbit/s at 50 ms.
 pub const WINDOW_MAX: u64 = 64 << 20;
-/// Fewest bytes in the window: below it a pipe runs dry between a block's arrival and the next request.
-const WINDOW_MIN: u64 = 2 * BLOCK_BYTES as u64;
+/// Fewest bytes in the window: four pieces of the smallest size, or one block.
+const WINDOW_MIN: u64 = BLOCK_BYTES as u64;
 /// What a peer's disk, scheduler and queue may add to the round trip without the pipe running dry.
-const SLACK: Duration = Duration::from_millis(20);
+const SLACK: Duration = Duration::from_millis(50);
 /// Shortest silence that is held against a peer that owes blocks.
 pub const PATIENCE_MIN: Duration = Duration::from_millis(1_000);
 /// Longest silence that is tolerated.
@@ -84,7 +87,9 @@ impl Pipeline {
         }
         let delay = self.rtt + SLACK;
         let product = self.meter.rate(now) * delay.as_secs_f64() * 2.0;
-        (product as u64).clamp(WINDOW_MIN, WINDOW_MAX)
+        let block = u64::from(BLOCK_BYTES);
+        let spare = if product as u64 >= block / 2 { block } else { 0 };
+        (product as u64 + spare).clamp(WINDOW_MIN, WINDOW_MAX)
     }
 
     /// A block was asked for.

@@ -73,7 +73,8 @@ impl Swarm {
         for conn in writing {
             self.fill_turn(now, conn);
         }
-        while upload::open_turns(&self.sessions, now) < upload::TURNS {
+        let rate = self.total_up.rate(now);
+        while upload::open_turns(&self.sessions, now, rate) < upload::TURNS {
             let starved = upload::starved_asker(&self.sessions, now);
             let next = starved.or_else(|| self.next_any_asker()).or_else(|| upload::next_asker(&self.sessions));
             let Some(conn) = next else { return };

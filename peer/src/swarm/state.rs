@@ -17,7 +17,7 @@ use super::spread::Spread;
 use super::{Config, ConnId, Input, Output, Time};
 use shoal_protocol::address::{Trust, reach};
 use shoal_protocol::message::GoodbyeReason;
-use shoal_protocol::{Bitfield, Geometry, Message, WireError};
+use shoal_protocol::{Bitfield, Geometry, Message, PeerId, WireError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -241,10 +241,21 @@ impl Swarm {
         self.spread.as_ref().is_some_and(|s| !s.is_done())
     }
 
+    /// What the greeting's `spreads` must say: true for an origin even when everything is out, so that newcomers who have
+    /// other sources know whom to spare.
+    #[must_use]
+    pub fn is_origin(&self) -> bool {
+        self.spread.is_some()
+    }
+
     /// Whether a peer with this name is connected already.
     #[must_use]
     pub fn is_connected(&self, peer: shoal_protocol::PeerId) -> bool {
         self.sessions.values().any(|s| s.hello.peer == peer && !s.closing)
+    }
+
+    pub(super) fn our_name(&self) -> PeerId {
+        self.config.peer
     }
 
     pub(super) fn config_pieces(&self) -> u32 {

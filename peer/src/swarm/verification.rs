@@ -124,6 +124,7 @@ impl Swarm {
     pub(super) fn found(&mut self, now: Time, pieces: &[u32]) {
         let count = self.geometry.pieces();
         for piece in pieces.iter().copied().filter(|p| *p < count) {
+            self.withdraw_piece(now, piece);
             self.picker.remove(piece);
             self.pieces.remove(piece);
             self.had(now, piece);
@@ -133,6 +134,10 @@ impl Swarm {
     fn had(&mut self, now: Time, piece: u32) {
         if !self.have.set(piece, true) {
             return;
+        }
+        if !self.departed.is_empty() {
+            let pieces = &self.pieces;
+            self.departed.retain(|conn, _| pieces.is_sender(*conn));
         }
         self.done_bytes += u64::from(self.geometry.piece_length(piece));
         for session in self.sessions.values_mut().filter(|s| s.told && s.have.has(piece)) {

@@ -1,0 +1,178 @@
+//! Connections between hosts, and the bytes on them.
+
+use super::{Event, World};
+use crate::host::Conn;
+use crate::link::{Item, Lane, Payload, Slice, frame_bytes, transfer_time};
+use shoal_peer::swarm::prng::Prng;
+use shoal_peer::swarm::{ConnId, Input, QUEUE_DEPTH, Swarm, Time};
+use shoal_protocol::message::{Block, GoodbyeReason, Hello};
+use shoal_protocol::{Message, SwarmId};
+use std::net::SocketAddr;
+
+impl World {
+    pub(super) fn dialled(&mut self, from: usize, addr: SocketAddr) {
+        if !self.hosts[from].is_alive() || self.hosts[from].stalled {
+            return;
+        }
+        let to = self.by_addr.get(&addr).copied();
+        let Some(to) = to.filter(|t| self.hosts[*t].is_alive() && !self.hosts[*t].stalled && *t != from) else {
+            let forget = to == Some(from);
+            self.feed(from, Input::DialFailed { addr, forget });
+            return;
+        };
+        let (ours, theirs) = (self.next_conn, self.next_conn + 1);
+        self.next_conn += 2;
+        let lane = self.lanes.len();
+        for (from, to) in [(from, to), (to, from)] {
+            let rate = self.hosts[from].up.rate.min(self.hosts[to].down.rate);
+            let window = (rate * self.latency_us as f64 / 1e6 * 4.0) as u64;
+            self.lanes.push(Lane::new(from, to, window));
+        }
+        self.hosts[from].conns.insert(ours, Conn { lane, other: to, theirs });
+        self.hosts[to].conns.insert(theirs, Conn { lane: lane + 1, other: from, theirs: ours });
+        let source = SocketAddr::new(self.hosts[from].addr.ip(), 40_000 + (ours % 20_000) as u16);
+        let rtt_us = 2 * self.latency_us;
+        let (hello_to, hello_from) = (self.hello(to), self.hello(from));
+        let incoming = Input::Connected { conn: theirs, remote: source, dialled: None, hello: hello_from, rtt_us };
+        let outgoing = Input::Connected { conn: ours, remote: addr, dialled: Some(addr), hello: hello_to, rtt_us };
+        self.feed(to, incoming);
+        self.feed(from, outgoing);
+    }
+
+    pub(super) fn hello(&self, host: usize) -> Hello {
+        let host = &self.hosts[host];
+        Hello {
+            swarm: SwarmId([7; 32]),
+            peer: host.peer,
+            features: 0,
+            port: host.addr.port(),
+            queue_depth: QUEUE_DEPTH,
+            needs_manifest: false,
+            spreads: host.swarm.as_ref().is_some_and(Swarm::is_origin),
+            no_upload: false,
+            zone: String::new(),
+            client: String::new(),
+        }
+    }
+
+    pub(super) fn hang_up(&mut self, host: usize, conn: ConnId, reason: Option<GoodbyeReason>) {
+        let Some(end) = self.hosts[host].conns.remove(&conn) else { return };
+        self.hosts[end.other].conns.remove(&end.theirs);
+        for lane in [end.lane, end.lane ^ 1] {
+            self.lanes[lane].open = false;
+            self.lanes[lane].queue.clear();
+        }
+        let us = self.latency_us;
+        if let Some(reason) = reason {
+            let message = Message::Goodbye { reason, text: String::new() };
+            let input = Box::new(Input::Message { conn: end.theirs, message });
+            self.after(us, Event::Input { host: end.other, input });
+        }
+        self.after(us, Event::Input { host: end.other, input: Box::new(Input::Closed { conn: end.theirs }) });
+        self.after(0, Event::Input { host, input: Box::new(Input::Closed { conn }) });
+    }
+
+    pub(super) fn send(&mut self, host: usize, conn: ConnId, item: Item) {
+        let Some(end) = self.hosts[host].conns.get(&conn) else { return };
+        let lane = end.lane;
+        if let Item::Frame(message) = &item {
+            self.report.messages += 1;
+            self.trace(frame_bytes(message));
+        }
+        self.lanes[lane].queue.push_back(item);
+        self.enqueue(lane);
+    }
+
+    pub(super) fn send_block(&mut self, host: usize, conn: ConnId, block: Block) {
+        self.trace(u64::from(block.piece) << 24 ^ u64::from(block.offset));
+        let vices = self.hosts[host].vices.clone();
+        if vices.can_not_read || vices.reject.is_some() {
+            let input = match vices.reject {
+                Some(reason) => {
+                    self.send(host, conn, Item::Frame(Message::Reject { block, reason }));
+                    Input::BlockSent { conn, block }
+                }
+                None => Input::BlockFailed { conn, block },
+            };
+            self.after(0, Event::Input { host, input: Box::new(input) });
+            return;
+        }
+        // Which pieces a liar has wrong doesn't change from one sending to the next.
+        let luck = Prng::new(self.seed ^ (host as u64) << 32 ^ u64::from(block.piece)).below(1_000_000);
+        let good = luck as f64 >= vices.corrupt * 1e6;
+        self.send(host, conn, Item::Block { block, rest: u64::from(block.length), good });
+    }
+
+    // ---- bytes
+
+    pub(super) fn enqueue(&mut self, lane: usize) {
+        if self.lanes[lane].is_ready() && !self.lanes[lane].queued {
+            self.lanes[lane].queued = true;
+            let host = self.lanes[lane].from;
+            self.hosts[host].up.ring.push_back(lane);
+            self.start_uplink(host);
+        }
+    }
+
+    pub(super) fn start_uplink(&mut self, host: usize) {
+        while self.hosts[host].up.busy.is_none() && !self.hosts[host].stalled {
+            let Some(lane) = self.hosts[host].up.ring.pop_front() else { return };
+            self.lanes[lane].queued = false;
+            if !self.lanes[lane].is_ready() {
+                continue;
+            }
+            let slice = self.lanes[lane].take();
+            let us = transfer_time(slice.bytes, self.hosts[host].up.rate);
+            self.hosts[host].up.busy = Some((lane, slice));
+            self.after(us, Event::UplinkFree(host));
+        }
+    }
+
+    pub(super) fn uplink_free(&mut self, host: usize) {
+        let Some((lane, slice)) = self.hosts[host].up.busy.take() else { return };
+        if self.lanes[lane].open {
+            let sent: Vec<Block> = slice
+                .payload
+                .iter()
+                .filter_map(|p| if let Payload::Block(block, _) = p { Some(*block) } else { None })
+                .collect();
+            let only_frames = slice.payload.iter().all(|p| matches!(p, Payload::Frame(_)));
+            let extra = if only_frames { self.control_delay_us } else { 0 };
+            let at = Time(self.now.0 + self.latency_us + extra).max(self.lanes[lane].last_arrival);
+            self.lanes[lane].last_arrival = at;
+            self.push(at, Event::Arrive { lane, slice });
+            self.enqueue(lane);
+            let conn = self.hosts[host].conns.iter().find(|(_, c)| c.lane == lane).map(|(c, _)| *c);
+            if let Some(conn) = conn {
+                for block in sent {
+                    self.report.blocks += 1;
+                    if self.hosts[host].origin {
+                        self.report.origin_copies += f64::from(block.length) / self.geometry.bytes() as f64;
+                    }
+                    self.feed(host, Input::BlockSent { conn, block });
+                }
+            }
+        }
+        self.start_uplink(host);
+    }
+
+    pub(super) fn deliver(&mut self, lane: usize, slice: Slice) {
+        let (from, to) = (self.lanes[lane].from, self.lanes[lane].to);
+        self.lanes[lane].in_flight -= slice.bytes;
+        self.enqueue(lane);
+        for payload in slice.payload {
+            let conn = self.hosts[to].conns.iter().find(|(_, c)| c.lane == lane ^ 1).map(|(c, _)| *c);
+            let Some(conn) = conn else { return };
+            match payload {
+                Payload::Frame(message) => self.feed(to, Input::Message { conn, message }),
+                Payload::Part => self.feed(to, Input::BlockProgress { conn }),
+                Payload::Block(block, good) => {
+                    self.hosts[to].disk.arrived.push_back((block, good, from));
+                    self.feed(to, Input::BlockArrived { conn, block });
+                    let answered = self.hosts[to].disk.arrived.is_empty();
+                    assert!(answered, "a block was neither stored nor discarded; {}", self.report.world);
+                }
+            }
+        }
+    }
+}
