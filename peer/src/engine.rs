@@ -10,6 +10,7 @@ use crate::net::driver::{self, EVENTS, Event, Work};
 use crate::net::http_client::HttpClient;
 use crate::net::limiter::Limiter;
 use crate::net::manifest_server::ManifestBytes;
+use crate::net::relays::Relays;
 use crate::net::{announce, interfaces, listener, manifest_fetch};
 use crate::store::{Download, Source};
 use crate::swarm::{self, QUEUE_DEPTH};
@@ -24,11 +25,11 @@ use shoal_protocol::{Bitfield, ContentId, Hash, Manifest, PeerId, SwarmId};
 use shoal_tracker::{ManifestSource, Part, Service, ServiceConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -266,6 +267,7 @@ pub(crate) struct Content {
     cvs: Vec<Hash>,
     /// All CVs in one: a request reads them part by part, and there may be 128 MiB of them.
     cv_bytes: OnceLock<Bytes>,
+    pub(crate) relays: Relays,
 }
 
 impl Content {
@@ -362,6 +364,25 @@ impl ManifestSource for OwnManifests {
             Part::Manifest => Some(content.bytes.with_hints.clone()),
             Part::Cvs => content.all_cvs(),
         }
+    }
+
+    fn read(&self, id: &ContentId, part: Part, range: Range<u64>) -> Option<Bytes> {
+        let content = self.content(id)?;
+        let bytes = match part {
+            Part::Manifest => content.bytes.with_hints.clone(),
+            Part::Cvs => content.all_cvs()?,
+        };
+        if part == Part::Manifest {
+            content.relays.note_read(Instant::now(), &range, bytes.len() as u64);
+        }
+        let end = usize::try_from(range.end).ok()?.min(bytes.len());
+        let start = usize::try_from(range.start).ok()?.min(end);
+        Some(bytes.slice(start..end))
+    }
+
+    fn redirect(&self, id: &ContentId, asker: IpAddr) -> Option<String> {
+        let to = self.content(id)?.relays.choose(Instant::now(), asker)?;
+        Some(format!("http://{to}/m/{id}"))
     }
 }
 
@@ -481,6 +502,7 @@ impl Engine {
             place: place.clone(),
             cvs: start.cvs,
             cv_bytes: OnceLock::new(),
+            relays: Relays::default(),
         });
         let work = Work {
             core: Arc::clone(core),

@@ -15,9 +15,9 @@ fn content() -> Content {
     Content::file(40, 2 << 20, 1 << 18)
 }
 
-fn reason(message: Option<Message>) -> Option<GoodbyeReason> {
+fn reason(message: Option<&Message>) -> Option<GoodbyeReason> {
     match message {
-        Some(Message::Goodbye { reason, .. }) => Some(reason),
+        Some(Message::Goodbye { reason, .. }) => Some(*reason),
         _ => None,
     }
 }
@@ -32,13 +32,13 @@ fn what_can_not_be_spoken_is_answered_as_the_wire_says() {
 
         let mut unknown = Evil::greet(addr).await.unwrap();
         unknown.send(&Message::Hello(Box::new(hello(SwarmId([9; 32]), 1)))).await.unwrap();
-        assert_eq!(reason(unknown.last_words().await), Some(GoodbyeReason::UnknownSwarm));
+        assert_eq!(reason(unknown.last_words().await.as_ref()), Some(GoodbyeReason::UnknownSwarm));
 
         let mut features = Evil::greet(addr).await.unwrap();
         let mut strange = hello(content.swarm(), 1);
         strange.features = 1 << 40;
         features.send(&Message::Hello(Box::new(strange))).await.unwrap();
-        assert_eq!(reason(features.last_words().await), Some(GoodbyeReason::Protocol));
+        assert_eq!(reason(features.last_words().await.as_ref()), Some(GoodbyeReason::Protocol));
 
         for (at, value, answered) in [(8, 2, true), (9, 1, true), (1, 0, false)] {
             let mut greeting = Greeting { random: [1; 16] }.to_bytes();
@@ -55,12 +55,12 @@ fn what_can_not_be_spoken_is_answered_as_the_wire_says() {
         let mut mirror = hello(content.swarm(), 1);
         mirror.peer = itself;
         let mut mirror = Evil::dial(addr, &mirror).await.unwrap();
-        assert_eq!(reason(mirror.last_words().await), Some(GoodbyeReason::Duplicate));
+        assert_eq!(reason(mirror.last_words().await.as_ref()), Some(GoodbyeReason::Duplicate));
 
         // Both dialled by the same side: the newer one stays.
         let mut old = first;
         let mut new = Evil::dial(addr, &hello(content.swarm(), 1)).await.unwrap();
-        assert_eq!(reason(old.last_words().await), Some(GoodbyeReason::Duplicate));
+        assert_eq!(reason(old.last_words().await.as_ref()), Some(GoodbyeReason::Duplicate));
         assert_eq!(new.next().await.unwrap(), Message::HaveAll);
         seed.stop(StopReason::Done).await;
         engine.shutdown().await;

@@ -29,9 +29,9 @@ async fn with_seed<F: Future<Output = ()>>(attack: impl FnOnce(SocketAddr, Conte
     b.shutdown().await;
 }
 
-fn reason(message: Option<Message>) -> Option<GoodbyeReason> {
+fn reason(message: Option<&Message>) -> Option<GoodbyeReason> {
     match message {
-        Some(Message::Goodbye { reason, .. }) => Some(reason),
+        Some(Message::Goodbye { reason, .. }) => Some(*reason),
         _ => None,
     }
 }
@@ -81,7 +81,7 @@ fn what_breaks_the_protocol_ends_the_connection_with_a_word() {
             let mut evil = Evil::dial(addr, &hello(content.swarm(), n as u8 + 10)).await.unwrap();
             // The other side may be gone before all is written.
             let _ = evil.stream.write_all(&bytes).await;
-            assert_eq!(reason(evil.last_words().await), Some(GoodbyeReason::Protocol), "{what}");
+            assert_eq!(reason(evil.last_words().await.as_ref()), Some(GoodbyeReason::Protocol), "{what}");
         }
     }));
 }
@@ -100,7 +100,7 @@ fn a_few_unasked_blocks_are_forgiven_and_more_are_not() {
         evil.send(&Message::Request(wanted)).await.unwrap();
         while evil.next().await.unwrap() != Message::Block(wanted) {}
         evil.send_block(block, &[0; 100]).await.unwrap();
-        assert_eq!(reason(evil.last_words().await), Some(GoodbyeReason::Protocol));
+        assert_eq!(reason(evil.last_words().await.as_ref()), Some(GoodbyeReason::Protocol));
     }));
 }
 
@@ -144,9 +144,9 @@ fn rejects_and_cancels_keep_to_the_wire() {
         loop {
             evil.send(&Message::RequestAny).await.unwrap();
             let answer = loop {
-                match evil.next().await.unwrap() {
-                    m @ (Message::Assign { .. } | Message::Reject { .. }) => break m,
-                    _ => {}
+                let message = evil.next().await.unwrap();
+                if matches!(message, Message::Assign { .. } | Message::Reject { .. }) {
+                    break message;
                 }
             };
             match answer {
@@ -217,7 +217,7 @@ fn who_lies_about_cvs_is_dropped_and_another_is_asked() {
                 break;
             }
         }
-        assert_eq!(reason(evil.last_words().await), Some(GoodbyeReason::Protocol));
+        assert_eq!(reason(evil.last_words().await.as_ref()), Some(GoodbyeReason::Protocol));
         let seed = content.seed(&honest, &[]);
         let other = tempfile::tempdir().unwrap();
         let between: Engine = engine().await;

@@ -1,4 +1,5 @@
 //! Whole engines with real sockets and disks in one process, each test named by the rule that it shows.
+#![expect(clippy::unwrap_used, reason = "a test that can not go on should stop where it stands")]
 
 mod contact;
 mod ends;

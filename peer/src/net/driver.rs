@@ -517,6 +517,9 @@ impl Driver {
             stats.pieces_nobody_has = swarm.pieces_nobody_has();
         }
         self.job.stats.send_replace(stats);
+        if let Some(content) = self.job.core.content_of(&self.job.swarm_id) {
+            content.relays.set(self.swarm.peers().filter(|p| p.told).filter_map(|p| p.dialable));
+        }
     }
 
     fn checkpoint(&mut self) {
