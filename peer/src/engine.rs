@@ -10,6 +10,7 @@ use crate::net::driver::{self, EVENTS, Event, Work};
 use crate::net::http_client::HttpClient;
 use crate::net::limiter::Limiter;
 use crate::net::manifest_server::ManifestBytes;
+use crate::net::relays::Relays;
 use crate::net::{announce, interfaces, listener, manifest_fetch};
 use crate::store::{Download, Source};
 use crate::swarm::{self, QUEUE_DEPTH};
@@ -24,14 +25,23 @@ use shoal_protocol::{Bitfield, ContentId, Hash, Manifest, PeerId, SwarmId};
 use shoal_tracker::{ManifestSource, Part, Service, ServiceConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Longest time that the tasks of an engine get for their end.
+const SHUTDOWN: Duration = Duration::from_secs(2);
+/// Peers that are asked for a manifest at a time, so that one who stalls holds up nobody.
+const ASKED_AT_ONCE: usize = 8;
+/// Peers that are asked for a manifest in one round.
+const ASKED_MAX: usize = 100;
 
 /// Where to listen: at this address, on the first free port of the range.
 #[derive(Debug, Clone)]
@@ -235,6 +245,9 @@ pub struct Core {
     pub(crate) http: HttpClient,
     pub(crate) disk: Disk,
     pub(crate) cancel: CancellationToken,
+    /// Every task of the engine, so that its end can wait for theirs.
+    pub(crate) tasks: TaskTracker,
+    backlog: Arc<AtomicUsize>,
     pool: Pool,
     up: Limiter,
     down: Limiter,
@@ -252,19 +265,25 @@ pub(crate) struct Content {
     pub(crate) origin: bool,
     place: Option<Arc<Place>>,
     cvs: Vec<Hash>,
+    /// All CVs in one: a request reads them part by part, and there may be 128 MiB of them.
+    cv_bytes: OnceLock<Bytes>,
+    pub(crate) relays: Relays,
 }
 
 impl Content {
     /// All CVs as bytes; a fetch has them once it has asked for all.
     fn all_cvs(&self) -> Option<Bytes> {
-        let cvs = match &self.place {
-            None => self.cvs.clone(),
+        if let Some(bytes) = self.cv_bytes.get() {
+            return Some(bytes.clone());
+        }
+        let bytes: Bytes = match &self.place {
+            None => self.cvs.concat().into(),
             Some(place) => {
                 let (cvs, known) = place.download.cvs();
-                known.is_complete().then_some(cvs)?
+                known.is_complete().then_some(cvs)?.concat().into()
             }
         };
-        Some(cvs.concat().into())
+        Some(self.cv_bytes.get_or_init(|| bytes).clone())
     }
 }
 
@@ -295,10 +314,9 @@ impl Core {
 
     /// Addresses besides the one that a tracker sees: what the user said, then this machine's own.
     pub(crate) fn candidates(&self) -> Vec<SocketAddr> {
-        let own = match self.config.listen.ip {
-            Some(ip) if !ip.is_unspecified() => Vec::new(),
-            _ => interfaces::addresses(),
-        };
+        // What the system bound says more than what was asked for: there may be no IPv6.
+        let listen = Listen { ip: Some(self.local.ip()), ports: 0..=0 };
+        let own = interfaces::addresses(&listen);
         let own = own.into_iter().map(|ip| SocketAddr::new(ip, self.local.port()));
         let mut seen = BTreeSet::new();
         self.config.advertise.iter().copied().chain(own).filter(|a| seen.insert(*a)).take(CANDIDATES).collect()
@@ -308,6 +326,10 @@ impl Core {
     pub(crate) fn announce_here(&self, announce: &Announce, here: IpAddr) -> Result<Handout, String> {
         let service = self.service.get().ok_or("no tracker runs in this process")?;
         service.announce(service.now_ms(), announce, here, here).map_err(|refused| refused.error)
+    }
+
+    pub(crate) fn upload_limit(&self) -> &Limiter {
+        &self.up
     }
 
     pub(crate) async fn serve_http(&self, stream: TcpStream, remote: SocketAddr, local: SocketAddr) {
@@ -343,6 +365,25 @@ impl ManifestSource for OwnManifests {
             Part::Cvs => content.all_cvs(),
         }
     }
+
+    fn read(&self, id: &ContentId, part: Part, range: Range<u64>) -> Option<Bytes> {
+        let content = self.content(id)?;
+        let bytes = match part {
+            Part::Manifest => content.bytes.with_hints.clone(),
+            Part::Cvs => content.all_cvs()?,
+        };
+        if part == Part::Manifest {
+            content.relays.note_read(Instant::now(), &range, bytes.len() as u64);
+        }
+        let end = usize::try_from(range.end).ok()?.min(bytes.len());
+        let start = usize::try_from(range.start).ok()?.min(end);
+        Some(bytes.slice(start..end))
+    }
+
+    fn redirect(&self, id: &ContentId, asker: IpAddr) -> Option<String> {
+        let to = self.content(id)?.relays.choose(Instant::now(), asker)?;
+        Some(format!("http://{to}/m/{id}"))
+    }
 }
 
 /// The engine. Clones are the same engine.
@@ -371,6 +412,8 @@ impl Engine {
             http: HttpClient::new(),
             disk: Disk::start().map_err(bug)?,
             cancel: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            backlog: Arc::default(),
             pool: Pool::new(BUFFERS),
             up: Limiter::new(config.max_upload),
             down: Limiter::new(config.max_download),
@@ -381,9 +424,9 @@ impl Engine {
         });
         let service_config = ServiceConfig { announces: core.config.tracker, ..ServiceConfig::default() };
         let service = Service::new(service_config, Arc::new(OwnManifests(Arc::downgrade(&core))));
-        tokio::spawn(sweep(service.clone(), core.cancel.clone()));
+        core.tasks.spawn(sweep(service.clone(), core.cancel.clone()));
         let _ = core.service.set(service);
-        tokio::spawn(listener::run(Arc::clone(&core), listener));
+        core.tasks.spawn(listener::run(Arc::clone(&core), listener));
         Ok(Self { core })
     }
 
@@ -458,6 +501,8 @@ impl Engine {
             origin: start.origin,
             place: place.clone(),
             cvs: start.cvs,
+            cv_bytes: OnceLock::new(),
+            relays: Relays::default(),
         });
         let work = Work {
             core: Arc::clone(core),
@@ -484,6 +529,8 @@ impl Engine {
                 up: core.up.clone(),
                 down: core.down.clone(),
                 geometry,
+                backlog: Arc::clone(&core.backlog),
+                tasks: core.tasks.clone(),
             },
             trackers,
             peers: start.peers,
@@ -494,7 +541,7 @@ impl Engine {
             manifest,
         };
         core.contents.write().unwrap_or_else(PoisonError::into_inner).insert(swarm_id, content);
-        tokio::spawn(driver::run(work, queue));
+        core.tasks.spawn(driver::run(work, queue));
         Handle {
             stats: stats_out,
             notices: notices_out,
@@ -531,14 +578,28 @@ impl Engine {
         let hello = Hello { needs_manifest: true, ..core.hello(swarm, false) };
         let mut pause = Duration::from_millis(500);
         loop {
-            let mut known: BTreeSet<SocketAddr> = peers.iter().copied().collect();
+            // Whom the user named comes first; ourselves and what comes twice is left out.
+            let mut known: Vec<SocketAddr> = peers.to_vec();
             for url in trackers {
                 known.extend(self.ask_for_peers(swarm, url).await);
             }
-            for addr in known {
-                match manifest_fetch::fetch(addr, &hello, id).await {
-                    Ok(manifest) => return manifest,
-                    Err(error) => tracing::debug!(%addr, %error, "no manifest from this peer"),
+            let mut seen = BTreeSet::from([core.local]);
+            known.retain(|addr| seen.insert(*addr));
+            known.truncate(ASKED_MAX);
+            let mut left = known.into_iter();
+            let mut asking = JoinSet::new();
+            loop {
+                while asking.len() < ASKED_AT_ONCE
+                    && let Some(addr) = left.next()
+                {
+                    let hello = hello.clone();
+                    asking.spawn(async move { (addr, manifest_fetch::fetch(addr, &hello, id).await) });
+                }
+                match asking.join_next().await {
+                    Some(Ok((_, Ok(manifest)))) => return manifest,
+                    Some(Ok((addr, Err(error)))) => tracing::debug!(%addr, %error, "no manifest from this peer"),
+                    Some(Err(_)) => {}
+                    None => break,
                 }
             }
             tokio::time::sleep(pause).await;
@@ -577,9 +638,14 @@ impl Engine {
         }
     }
 
-    /// Closes the port and every connection. Contents must have been stopped before.
+    /// Closes the port and every connection, and waits until all tasks are gone, two seconds at most. Contents must have
+    /// been stopped before.
     pub async fn shutdown(self) {
         self.core.cancel.cancel();
+        self.core.tasks.close();
+        if tokio::time::timeout(SHUTDOWN, self.core.tasks.wait()).await.is_err() {
+            tracing::debug!(tasks = self.core.tasks.len(), "some tasks did not end in time");
+        }
     }
 }
 

@@ -14,9 +14,16 @@ use bytes::{Buf, BytesMut};
 pub struct Codec {
     /// Bytes of an unknown, skippable frame that are still to be thrown away.
     skip: usize,
+    skipped: u32,
 }
 
 impl Codec {
+    /// How many frames were thrown away since this was asked last: they cost time and say nothing, so who receives them
+    /// bounds their number.
+    pub fn take_skipped(&mut self) -> u32 {
+        std::mem::take(&mut self.skipped)
+    }
+
     /// Takes the next whole frame out of the buffer.
     ///
     /// # Errors
@@ -43,6 +50,7 @@ impl Codec {
                 }
                 buffer.advance(FRAME_HEADER);
                 self.skip = length as usize;
+                self.skipped = self.skipped.saturating_add(1);
                 continue;
             };
             if length as usize > longest {

@@ -11,6 +11,7 @@
 pub mod faults;
 pub mod host;
 pub mod link;
+pub mod loopback;
 pub mod report;
 pub mod world;
 

@@ -5,20 +5,52 @@
 //! handed out last in, first out, so the same few stay warm in the caches.
 
 use shoal_protocol::limits::BLOCK_BYTES;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Buffers in an engine: 16 MiB, enough for the bandwidth of memory times the latency of a few thread hops.
 pub const BUFFERS: usize = 64;
+/// Buffers beside them for senders that have yet to show their pace.
+const UNPROVEN: usize = 32;
 
 /// The pool. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Pool {
     free: Arc<Mutex<Vec<Box<[u8]>>>>,
-    permits: Arc<Semaphore>,
+    quick: Arc<Share>,
+    unproven: Arc<Share>,
     starved_us: Arc<AtomicU64>,
+}
+
+/// Part of the pool for one sort of senders.
+#[derive(Debug)]
+struct Share {
+    permits: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
+impl Share {
+    fn new(buffers: usize) -> Arc<Self> {
+        Arc::new(Self { permits: Arc::new(Semaphore::new(buffers)), waiting: AtomicUsize::new(0) })
+    }
+}
+
+/// Somebody waits for a buffer, as long as this lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A buffer of one block; goes back to the pool when dropped.
@@ -33,17 +65,31 @@ impl Pool {
     /// A pool of so many buffers; memory is taken when they are first used.
     #[must_use]
     pub fn new(buffers: usize) -> Self {
-        Self { free: Arc::default(), permits: Arc::new(Semaphore::new(buffers)), starved_us: Arc::default() }
+        let (quick, unproven) = (Share::new(buffers), Share::new(buffers.min(UNPROVEN)));
+        Self { free: Arc::default(), quick, unproven, starved_us: Arc::default() }
     }
 
-    /// Waits for a buffer.
-    pub async fn take(&self) -> Buffer {
-        let permit = match Arc::clone(&self.permits).try_acquire_owned() {
+    fn share(&self, proven: bool) -> &Share {
+        if proven { &self.quick } else { &self.unproven }
+    }
+
+    /// Whether others wait for what such a sender holds.
+    #[must_use]
+    pub fn is_wanted(&self, proven: bool) -> bool {
+        self.share(proven).waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Waits for a buffer. A sender is proven when its last block came at a good pace: all others have a share of their
+    /// own, so that headers whose payload never comes can't take the buffers from those who deliver.
+    pub async fn take(&self, proven: bool) -> Buffer {
+        let share = self.share(proven);
+        let permit = match Arc::clone(&share.permits).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
                 let start = Instant::now();
                 // The semaphore is never closed, so this can't fail; if it did, waiting for ever is the safe answer.
-                let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
+                let _waiting = Waiting::new(&share.waiting);
+                let Ok(permit) = Arc::clone(&share.permits).acquire_owned().await else {
                     return std::future::pending().await;
                 };
                 let waited = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -91,17 +137,18 @@ mod tests {
     #[tokio::test]
     async fn the_pool_is_bounded_and_buffers_come_back() {
         let pool = Pool::new(2);
-        let (a, b) = (pool.take().await, pool.take().await);
+        let (a, b) = (pool.take(true).await, pool.take(true).await);
         assert_eq!(a.len(), BLOCK_BYTES as usize);
         let third = tokio::spawn({
             let pool = pool.clone();
-            async move { pool.take().await.len() }
+            async move { pool.take(true).await.len() }
         });
         tokio::task::yield_now().await;
-        assert!(!third.is_finished());
+        assert!(!third.is_finished() && pool.is_wanted(true) && !pool.is_wanted(false));
+        drop(pool.take(false).await);
         drop(a);
         assert_eq!(third.await.unwrap(), BLOCK_BYTES as usize);
         drop(b);
-        assert_eq!(pool.free.lock().unwrap().len(), 2);
+        assert_eq!(pool.free.lock().unwrap().len(), 3);
     }
 }

@@ -77,6 +77,13 @@ pub enum Event {
         /// Why.
         error: ReadError,
     },
+    /// A peer sent what isn't the protocol; its connection waits for a farewell.
+    Broke {
+        /// Which.
+        conn: ConnId,
+        /// What is wrong.
+        text: String,
+    },
     /// A connection ended.
     Closed {
         /// Which.
@@ -248,6 +255,12 @@ impl Driver {
             Event::Progress { conn } => self.input(Input::BlockProgress { conn }),
             Event::Sent { conn, block } => self.input(Input::BlockSent { conn, block }),
             Event::Unreadable { conn, block, error } => self.unreadable(conn, block, &error),
+            Event::Broke { conn, text } => {
+                tracing::debug!(conn, text, "a peer broke the protocol");
+                if let Some(link) = self.links.remove(&conn) {
+                    link.end(Message::Goodbye { reason: GoodbyeReason::Protocol, text });
+                }
+            }
             Event::Closed { conn } => {
                 self.links.remove(&conn);
                 self.names.remove(&conn);
@@ -267,10 +280,11 @@ impl Driver {
         }
     }
 
-    fn connected(&mut self, opened: Opened, remote: SocketAddr, dialled: Option<SocketAddr>) {
+    fn connected(&mut self, mut opened: Opened, remote: SocketAddr, dialled: Option<SocketAddr>) {
         let conn = self.next_conn;
         self.next_conn += 1;
         let hello = opened.hello.clone();
+        let early = opened.early.take();
         tracing::debug!(%remote, client = hello.client, "connected");
         let rtt_us = u64::try_from(opened.rtt.as_micros()).unwrap_or(u64::MAX);
         let link = connection::start(conn, opened, &self.job.shared, &self.job.cancel);
@@ -278,6 +292,9 @@ impl Driver {
         self.names.insert(conn, hello.peer);
         let remote = shoal_protocol::address::canonical_addr(remote);
         self.input(Input::Connected { conn, remote, dialled, hello, rtt_us });
+        if let Some(message) = early {
+            self.input(Input::Message { conn, message });
+        }
     }
 
     fn input(&mut self, input: Input) {
@@ -290,22 +307,16 @@ impl Driver {
 
     fn perform(&mut self, output: Output) {
         match output {
-            Output::Send { conn, message } => {
-                let stuck = self.links.get(&conn).is_some_and(|link| !link.send(message));
-                if stuck && let Some(link) = self.links.remove(&conn) {
-                    link.end(Message::Goodbye { reason: GoodbyeReason::Protocol, text: "you do not read".into() });
-                }
-            }
+            Output::Send { conn, message } => self.send(conn, message),
             Output::SendBlock { conn, block } => {
                 if let Some(link) = self.links.get(&conn) {
                     link.send_block(block);
                 }
             }
-            Output::SendManifest { conn, segment } => {
-                if let Some(link) = self.links.get(&conn) {
-                    let _ = link.send(self.job.bytes.segment(segment));
-                }
-            }
+            Output::SendManifest { conn, segment } => match self.job.bytes.segment(segment) {
+                Some(message) => self.send(conn, message),
+                None => self.end(conn, "there is no such manifest segment"),
+            },
             Output::Store { block, last } => {
                 if let (Some(buffer), Some(place)) = (self.arrived.take(), &self.job.place) {
                     self.job.core.disk.give(place, Job::Store { block, buffer, last });
@@ -332,6 +343,19 @@ impl Driver {
         }
     }
 
+    fn send(&mut self, conn: ConnId, message: Message) {
+        if self.links.get(&conn).is_some_and(|link| !link.send(message)) {
+            self.end(conn, "you do not read");
+        }
+    }
+
+    /// Ends a connection over what its peer did; the logic hears of it when it is closed.
+    fn end(&mut self, conn: ConnId, text: &str) {
+        if let Some(link) = self.links.remove(&conn) {
+            link.end(Message::Goodbye { reason: GoodbyeReason::Protocol, text: text.into() });
+        }
+    }
+
     fn disk(&self, job: Job) {
         if let Some(place) = &self.job.place {
             self.job.core.disk.give(place, job);
@@ -342,7 +366,7 @@ impl Driver {
     fn completed(&self) {
         let Some(place) = self.job.place.clone() else { return };
         let events = self.job.shared.events.clone();
-        tokio::spawn(async move {
+        self.job.core.tasks.spawn(async move {
             let result = tokio::task::spawn_blocking(move || place.download.finish()).await;
             let result =
                 result.unwrap_or_else(|_| Err(Failure::new(FailureKind::Bug, "finishing the content panicked")));
@@ -391,11 +415,8 @@ impl Driver {
     fn dial(&self, addr: SocketAddr) {
         let (events, hello) = (self.job.shared.events.clone(), self.hello());
         let cancel = self.job.cancel.clone();
-        tokio::spawn(async move {
-            let result = tokio::select! {
-                () = cancel.cancelled() => return,
-                result = connect(addr, &hello) => result,
-            };
+        self.job.core.tasks.spawn(async move {
+            let Some(result) = cancel.run_until_cancelled(connect(addr, &hello)).await else { return };
             let _ = events.send(Event::Dialled(addr, result.map(Box::new))).await;
         });
     }
@@ -404,8 +425,10 @@ impl Driver {
         let Some(at) = self.job.trackers.get(tracker).cloned() else { return };
         let announce = self.announcement(event, want, None);
         let (core, events) = (Arc::clone(&self.job.core), self.job.shared.events.clone());
-        tokio::spawn(async move {
-            let result = announce::announce(&core, &at, &announce).await;
+        let cancel = self.job.cancel.clone();
+        self.job.core.tasks.spawn(async move {
+            let asking = announce::announce(&core, &at, &announce);
+            let Some(result) = cancel.run_until_cancelled(asking).await else { return };
             let _ = events.send(Event::Announced(tracker, result)).await;
         });
     }
@@ -494,6 +517,9 @@ impl Driver {
             stats.pieces_nobody_has = swarm.pieces_nobody_has();
         }
         self.job.stats.send_replace(stats);
+        if let Some(content) = self.job.core.content_of(&self.job.swarm_id) {
+            content.relays.set(self.swarm.peers().filter(|p| p.told).filter_map(|p| p.dialable));
+        }
     }
 
     fn checkpoint(&mut self) {
@@ -520,28 +546,40 @@ impl Driver {
         for (at, state) in self.job.trackers.iter().zip(&self.trackers) {
             if matches!(state.state, Some(Ok(_))) {
                 let (core, at, announce) = (Arc::clone(&self.job.core), at.clone(), announce.clone());
-                farewells.push(tokio::spawn(async move {
+                farewells.push(self.job.core.tasks.spawn(async move {
                     let _ = tokio::time::timeout(FAREWELL, announce::announce(&core, &at, &announce)).await;
                 }));
             }
         }
-        let mut open = self.links.len();
+        let mut open: BTreeSet<ConnId> = self.links.keys().copied().collect();
         for (_, link) in std::mem::take(&mut self.links) {
             link.end(Message::Goodbye { reason: GoodbyeReason::Leaving, text: String::new() });
         }
         if let Some(place) = self.job.place.clone() {
             let peers = self.swarm.worth_keeping();
-            let save = tokio::task::spawn_blocking(move || {
+            let mut save = tokio::task::spawn_blocking(move || {
                 place.download.remember_peers(&peers);
                 place.download.save();
             });
-            let _ = save.await;
+            // Events go on being taken meanwhile: the threads that hash serve other contents, too, and must not wait here.
+            loop {
+                tokio::select! {
+                    _ = &mut save => break,
+                    Some(event) = events.recv() => {
+                        if let Event::Closed { conn } = event {
+                            open.remove(&conn);
+                        }
+                    }
+                }
+            }
         }
         // Each connection says when it is closed; none takes longer than its own two seconds.
         let closing = async {
-            while open > 0 {
+            while !open.is_empty() {
                 match events.recv().await {
-                    Some(Event::Closed { .. }) => open -= 1,
+                    Some(Event::Closed { conn }) => {
+                        open.remove(&conn);
+                    }
                     Some(_) => {}
                     None => return,
                 }

@@ -3,9 +3,11 @@
 //! The dialler's first bytes name nothing; the swarm is named in its hello, after the answer. Each side measures the round
 //! trip between what it sent and what came back. All of it must happen within [`HANDSHAKE`].
 
+use super::listener::Admission;
 use bytes::BytesMut;
 use shoal_protocol::codec::Codec;
 use shoal_protocol::handshake::{GREETING_BYTES, Greeting, missing_features};
+use shoal_protocol::limits::PORT_MIN;
 use shoal_protocol::message::{GoodbyeReason, Hello};
 use shoal_protocol::{Message, WireError};
 use std::io;
@@ -46,6 +48,10 @@ pub struct Opened {
     pub hello: Hello,
     /// The measured round trip.
     pub rtt: Duration,
+    /// A frame that was read already: what a peer has, once it got its manifest from us.
+    pub early: Option<Message>,
+    /// Its place among the incoming connections, given back when the connection ends.
+    pub admission: Option<Admission>,
 }
 
 fn random() -> io::Result<[u8; 16]> {
@@ -67,7 +73,10 @@ pub async fn dial(mut stream: TcpStream, ours: &Hello) -> Result<Opened, Handsha
         send(&mut stream, &Message::Hello(Box::new(ours.clone()))).await?;
         let (mut buffer, mut codec) = (BytesMut::with_capacity(8 << 10), Codec::default());
         let hello = read_hello(&mut stream, &mut buffer, &mut codec).await?;
-        Ok(Opened { stream, buffer, codec, hello, rtt })
+        if hello.swarm != ours.swarm {
+            return Err(WireError::Unexpected("another swarm in the answer").into());
+        }
+        Ok(Opened { stream, buffer, codec, hello, rtt, early: None, admission: None })
     };
     tokio::time::timeout(HANDSHAKE, open).await.unwrap_or(Err(HandshakeError::Timeout))
 }
@@ -78,12 +87,18 @@ pub async fn dial(mut stream: TcpStream, ours: &Hello) -> Result<Opened, Handsha
 /// See [`HandshakeError`].
 pub async fn accept(mut stream: TcpStream) -> Result<Opened, HandshakeError> {
     let open = async {
-        read_greeting(&mut stream).await?;
+        let theirs = read_greeting(&mut stream).await;
+        // Who speaks another version learns from our greeting which one this is.
+        let answer =
+            matches!(&theirs, Ok(_) | Err(HandshakeError::Wire(WireError::Version { .. } | WireError::Mode(_))));
+        if answer {
+            stream.write_all(&Greeting { random: random()? }.to_bytes()).await?;
+        }
+        theirs?;
         let sent = Instant::now();
-        stream.write_all(&Greeting { random: random()? }.to_bytes()).await?;
         let (mut buffer, mut codec) = (BytesMut::with_capacity(8 << 10), Codec::default());
         let hello = read_hello(&mut stream, &mut buffer, &mut codec).await?;
-        Ok(Opened { stream, buffer, codec, hello, rtt: sent.elapsed() })
+        Ok(Opened { stream, buffer, codec, hello, rtt: sent.elapsed(), early: None, admission: None })
     };
     tokio::time::timeout(HANDSHAKE, open).await.unwrap_or(Err(HandshakeError::Timeout))
 }
@@ -97,8 +112,16 @@ async fn read_greeting(stream: &mut TcpStream) -> Result<Greeting, HandshakeErro
 async fn read_hello(stream: &mut TcpStream, buffer: &mut BytesMut, codec: &mut Codec) -> Result<Hello, HandshakeError> {
     match next(stream, buffer, codec).await? {
         Message::Hello(hello) => match missing_features(hello.features) {
-            0 => Ok(*hello),
-            missing => Err(WireError::Features(missing).into()),
+            0 => {
+                // A port that nobody may dial is none.
+                let port = if hello.port < PORT_MIN { 0 } else { hello.port };
+                Ok(Hello { port, ..*hello })
+            }
+            missing => {
+                let text = format!("features that are not known here: {missing:#x}");
+                let _ = send(stream, &Message::Goodbye { reason: GoodbyeReason::Protocol, text }).await;
+                Err(WireError::Features(missing).into())
+            }
         },
         Message::Goodbye { reason, .. } => Err(HandshakeError::Refused(reason)),
         _ => Err(WireError::Unexpected("something before the hello").into()),

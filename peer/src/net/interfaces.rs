@@ -15,7 +15,7 @@ pub fn reachable(listen: &Listen) -> Vec<IpAddr> {
     {
         return vec![ip];
     }
-    let v6 = listen.ip.is_none();
+    let v6 = listen.ip.is_none_or(|ip| ip.is_ipv6());
     let mut found: Vec<IpAddr> = preferred(v6);
     found.extend(of_fib_trie(&std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default()).map(IpAddr::V4));
     if v6 {
@@ -24,10 +24,10 @@ pub fn reachable(listen: &Listen) -> Vec<IpAddr> {
     choose(found)
 }
 
-/// This machine's own addresses that others may be able to dial.
+/// This machine's own addresses that others may be able to dial, and at which there is a listener.
 #[must_use]
-pub fn addresses() -> Vec<IpAddr> {
-    let found = reachable(&Listen { ip: None, ports: 0..=0 });
+pub fn addresses(listen: &Listen) -> Vec<IpAddr> {
+    let found = reachable(listen);
     found.into_iter().filter(|ip| reach(*ip) != Reach::Loopback).collect()
 }
 
@@ -103,5 +103,10 @@ mod tests {
         );
         let only = Listen { ip: Some(ip("127.0.0.1")), ports: 0..=0 };
         assert_eq!(reachable(&only), [ip("127.0.0.1")]);
+        assert!(addresses(&only).is_empty());
+        let one = Listen { ip: Some(ip("10.0.0.7")), ports: 0..=0 };
+        assert_eq!(addresses(&one), [ip("10.0.0.7")]);
+        let four = Listen { ip: Some(ip("0.0.0.0")), ports: 0..=0 };
+        assert!(addresses(&four).iter().all(IpAddr::is_ipv4));
     }
 }

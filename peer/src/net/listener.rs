@@ -1,7 +1,7 @@
 //! The one port of a process: peers and HTTP clients arrive on it and are told apart by their first byte.
 
 use super::driver::Event;
-use super::handshake::{self, HANDSHAKE};
+use super::handshake::{self, HANDSHAKE, HandshakeError, Opened};
 use super::{manifest_server, socket};
 use crate::engine::{Core, Listen};
 use shoal_protocol::address::{Reach, canonical_addr, reach};
@@ -9,20 +9,25 @@ use shoal_protocol::handshake::MAGIC;
 use shoal_protocol::message::GoodbyeReason;
 use shoal_protocol::{Message, WireError};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
-/// Connections of all kinds at once.
-const CONNECTIONS_MAX: usize = 512;
-/// Connections whose handshake isn't done.
+/// HTTP connections at once. Peers have a budget of their own, so that neither keeps the other out.
+const HTTP_MAX: usize = 512;
+/// Peers that dialled us at once, over all contents, unless the user wants more for one.
+const PEERS_MAX: usize = 200;
+/// Connections that have not said what they want: one more, and the oldest goes.
 const HALF_OPEN_MAX: usize = 64;
 /// Connections from one address on the internet; private networks and this host are spared, as many share one there.
-const PER_ADDRESS_MAX: usize = 8;
+const PER_ADDRESS_MAX: usize = 16;
+/// Peers among them.
+const PEERS_PER_ADDRESS_MAX: usize = 4;
 
 /// Binds the first free port.
 ///
@@ -67,9 +72,13 @@ fn bind_one(addr: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts until the engine is shut down.
 pub async fn run(core: Arc<Core>, listener: TcpListener) {
-    let all = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let half_open = Arc::new(Semaphore::new(HALF_OPEN_MAX));
-    let per_address = PerAddress::default();
+    let doors = Arc::new(Doors {
+        http: Arc::new(Semaphore::new(HTTP_MAX)),
+        peers: Arc::new(Semaphore::new(PEERS_MAX.max(core.config.max_peers))),
+        half_open: HalfOpen::default(),
+        per_address: PerAddress::new(PER_ADDRESS_MAX),
+        peers_per_address: PerAddress::new(PEERS_PER_ADDRESS_MAX),
+    });
     loop {
         let accepted = tokio::select! {
             () = core.cancel.cancelled() => return,
@@ -85,65 +94,157 @@ pub async fn run(core: Arc<Core>, listener: TcpListener) {
             }
         };
         let remote = canonical_addr(remote);
-        let Ok(permit) = Arc::clone(&all).try_acquire_owned() else { continue };
-        let Some(counted) = per_address.count(remote.ip()) else { continue };
-        let (core, half_open) = (Arc::clone(&core), Arc::clone(&half_open));
-        tokio::spawn(async move {
-            if let Err(error) = one(&core, stream, remote, &half_open).await {
+        let Some(counted) = doors.per_address.count(remote.ip()) else { continue };
+        let waiting = doors.half_open.enter();
+        let (tasks, core, doors) = (core.tasks.clone(), Arc::clone(&core), Arc::clone(&doors));
+        tasks.spawn(async move {
+            let cancel = core.cancel.clone();
+            let result = cancel.run_until_cancelled(one(&core, &doors, stream, remote, waiting, counted)).await;
+            if let Some(Err(error)) = result {
                 tracing::debug!(%remote, %error, "an incoming connection came to nothing");
             }
-            drop((permit, counted));
         });
     }
 }
 
-async fn one(
-    core: &Arc<Core>,
-    stream: TcpStream,
-    remote: SocketAddr,
-    half_open: &Semaphore,
-) -> Result<(), handshake::HandshakeError> {
-    let local = stream.local_addr()?;
-    let mut first = [0];
-    {
-        let _permit = half_open.acquire().await.map_err(io::Error::other)?;
-        let peeked = tokio::time::timeout(HANDSHAKE, stream.peek(&mut first)).await;
-        if peeked.map_err(|_| handshake::HandshakeError::Timeout)?? == 0 {
-            return Ok(());
-        }
-        if first[0] == MAGIC[0] {
-            return peer(core, stream, remote).await;
-        }
-    }
-    core.serve_http(stream, remote, canonical_addr(local)).await;
-    Ok(())
+/// What bounds the connections that others make.
+struct Doors {
+    http: Arc<Semaphore>,
+    peers: Arc<Semaphore>,
+    half_open: HalfOpen,
+    per_address: PerAddress,
+    peers_per_address: PerAddress,
 }
 
-async fn peer(core: &Arc<Core>, stream: TcpStream, remote: SocketAddr) -> Result<(), handshake::HandshakeError> {
-    socket::prepare(&stream);
-    let mut opened = handshake::accept(stream).await?;
+/// An incoming peer's place; dropping it makes room for another.
+#[derive(Debug)]
+pub struct Admission {
+    _permit: OwnedSemaphorePermit,
+    _counted: [Counted; 2],
+}
+
+async fn one(
+    core: &Arc<Core>,
+    doors: &Doors,
+    stream: TcpStream,
+    remote: SocketAddr,
+    waiting: Waiting,
+    counted: Counted,
+) -> Result<(), HandshakeError> {
+    let local = stream.local_addr()?;
+    let opening = async {
+        let mut first = [0];
+        if stream.peek(&mut first).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        if first[0] != MAGIC[0] {
+            return Ok(Arrival::Http(stream));
+        }
+        socket::prepare(&stream);
+        handshake::accept(stream).await.map(|opened| Arrival::Peer(Box::new(opened)))
+    };
+    let arrival = tokio::select! {
+        arrival = tokio::time::timeout(HANDSHAKE, opening) => arrival.map_err(|_| HandshakeError::Timeout)??,
+        // Newer ones came, and this one has said nothing yet.
+        () = waiting.token.cancelled() => return Ok(()),
+    };
+    drop(waiting);
+    match arrival {
+        Arrival::Http(stream) => {
+            let Ok(_permit) = Arc::clone(&doors.http).try_acquire_owned() else { return Ok(()) };
+            core.serve_http(stream, remote, canonical_addr(local)).await;
+            Ok(())
+        }
+        Arrival::Peer(opened) => peer(core, doors, *opened, remote, counted).await,
+    }
+}
+
+enum Arrival {
+    Http(TcpStream),
+    Peer(Box<Opened>),
+}
+
+async fn peer(
+    core: &Arc<Core>,
+    doors: &Doors,
+    mut opened: Opened,
+    remote: SocketAddr,
+    counted: Counted,
+) -> Result<(), HandshakeError> {
     let Some(content) = core.content_of(&opened.hello.swarm) else {
         handshake::refuse(opened.stream, GoodbyeReason::UnknownSwarm).await;
         return Err(WireError::Unexpected("a swarm that is not known here").into());
     };
-    let hello = core.hello(opened.hello.swarm, content.origin);
-    handshake::send(&mut opened.stream, &Message::Hello(Box::new(hello))).await?;
-    if opened.hello.needs_manifest {
-        let bytes = Arc::clone(&content.bytes);
-        tokio::spawn(async move { manifest_server::serve(opened, &bytes).await });
+    let room = Arc::clone(&doors.peers).try_acquire_owned().ok().zip(doors.peers_per_address.count(remote.ip()));
+    let Some((permit, as_peer)) = room else {
+        handshake::refuse(opened.stream, GoodbyeReason::TooManyPeers).await;
         return Ok(());
+    };
+    opened.admission = Some(Admission { _permit: permit, _counted: [counted, as_peer] });
+    let hello = core.hello(opened.hello.swarm, content.origin);
+    let hello = Message::Hello(Box::new(hello));
+    let sent = tokio::time::timeout(HANDSHAKE, handshake::send(&mut opened.stream, &hello)).await;
+    sent.map_err(|_| HandshakeError::Timeout)??;
+    if opened.hello.needs_manifest {
+        let told = manifest_server::serve(&mut opened, &content.bytes, core.upload_limit()).await?;
+        if told.is_none() {
+            return Ok(());
+        }
+        // It has the manifest and says which pieces it has: from here on it is a peer as all others are.
+        opened.early = told;
+        opened.hello.needs_manifest = false;
     }
     let _ = content.events.send(Event::Incoming(Box::new(opened), remote)).await;
     Ok(())
 }
 
-/// How many connections each address has.
+/// Connections that have not said what they want.
 #[derive(Debug, Clone, Default)]
-struct PerAddress(Arc<Mutex<HashMap<[u8; 8], usize>>>);
+struct HalfOpen(Arc<Mutex<(u64, BTreeMap<u64, CancellationToken>)>>);
 
+struct Waiting {
+    all: HalfOpen,
+    number: u64,
+    token: CancellationToken,
+}
+
+impl HalfOpen {
+    fn enter(&self) -> Waiting {
+        let token = CancellationToken::new();
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = list.0;
+        list.0 += 1;
+        list.1.insert(number, token.clone());
+        if list.1.len() > HALF_OPEN_MAX
+            && let Some((_, oldest)) = list.1.pop_first()
+        {
+            oldest.cancel();
+        }
+        Waiting { all: self.clone(), number, token }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&self.number);
+    }
+}
+
+/// How many connections each address has.
+#[derive(Debug, Clone)]
+struct PerAddress {
+    most: usize,
+    counts: Arc<Mutex<HashMap<[u8; 8], usize>>>,
+}
+
+#[derive(Debug)]
 struct Counted(PerAddress, Option<[u8; 8]>);
 
 impl PerAddress {
+    fn new(most: usize) -> Self {
+        Self { most, counts: Arc::default() }
+    }
+
     fn count(&self, ip: IpAddr) -> Option<Counted> {
         if matches!(reach(ip), Reach::Loopback | Reach::Private) {
             return Some(Counted(self.clone(), None));
@@ -156,9 +257,9 @@ impl PerAddress {
             }
             IpAddr::V6(_) => shoal_protocol::address::subnet(ip),
         };
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key).or_default();
-        if *count >= PER_ADDRESS_MAX {
+        if *count >= self.most {
             return None;
         }
         *count += 1;
@@ -169,12 +270,46 @@ impl PerAddress {
 impl Drop for Counted {
     fn drop(&mut self) {
         let Some(key) = self.1 else { return };
-        let mut counts = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.0.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&key) {
             *count -= 1;
             if *count == 0 {
                 counts.remove(&key);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_on_the_internet_has_few_places_and_private_networks_are_spared() {
+        let doors = PerAddress::new(2);
+        let far: IpAddr = "8.8.8.8".parse().unwrap();
+        let held: Vec<Counted> = (0..2).filter_map(|_| doors.count(far)).collect();
+        assert_eq!(held.len(), 2);
+        assert!(doors.count(far).is_none());
+        assert!(doors.count("8.8.4.4".parse().unwrap()).is_some());
+        // An IPv6 host has its whole /64.
+        let six: Vec<_> = (1..4).map(|n| doors.count(format!("2600::{n}").parse().unwrap())).collect();
+        assert!(six[0].is_some() && six[1].is_some() && six[2].is_none());
+        let near: Vec<_> = (0..9).map(|_| doors.count("10.0.0.1".parse().unwrap())).collect();
+        assert!(near.iter().all(Option::is_some));
+        drop(held);
+        assert!(doors.count(far).is_some());
+    }
+
+    #[test]
+    fn one_half_open_connection_too_many_costs_the_oldest() {
+        let all = HalfOpen::default();
+        let mut held: Vec<Waiting> = (0..HALF_OPEN_MAX).map(|_| all.enter()).collect();
+        assert!(held.iter().all(|w| !w.token.is_cancelled()));
+        held.push(all.enter());
+        assert!(held[0].token.is_cancelled());
+        assert!(held[1..].iter().all(|w| !w.token.is_cancelled()));
+        drop(held);
+        assert!(all.0.lock().unwrap().1.is_empty());
     }
 }

@@ -12,6 +12,7 @@ use shoal_protocol::message::Hello;
 use shoal_protocol::{ContentId, Manifest, ManifestError, Message, tree};
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Segments asked for at a time: 512 KiB on the way.
 const PIPELINE: u32 = 16;
@@ -83,9 +84,11 @@ async fn answer(
     known: Option<u32>,
     id: ContentId,
 ) -> Result<(u32, Vec<u8>), ManifestFetchError> {
+    // The time is for the answer, whatever else comes before it.
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let next = handshake::next(&mut opened.stream, &mut opened.buffer, &mut opened.codec);
-        let message = tokio::time::timeout(PATIENCE, next).await.map_err(|_| HandshakeError::Timeout)??;
+        let message = tokio::time::timeout_at(deadline, next).await.map_err(|_| HandshakeError::Timeout)??;
         let Message::ManifestSegment { total, segment, proof, data } = message else {
             if let Message::Goodbye { reason, .. } = message {
                 return Err(HandshakeError::Refused(reason).into());

@@ -1,11 +1,12 @@
 //! Gives out a manifest over the wire, in segments that prove themselves.
 
 use super::handshake::{self, HandshakeError, Opened};
+use super::limiter::Limiter;
 use bytes::Bytes;
 use shoal_protocol::limits::MANIFEST_SEGMENT;
 use shoal_protocol::manifest::binary;
-use shoal_protocol::{Hash, Manifest, Message, tree};
-use std::time::Duration;
+use shoal_protocol::{Hash, Manifest, Message, WireError, tree};
+use std::time::{Duration, Instant};
 
 /// A client that asks for nothing for this long is let go.
 const IDLE: Duration = Duration::from_secs(30);
@@ -29,33 +30,47 @@ impl ManifestBytes {
         Self { with_hints, content, cvs }
     }
 
-    /// The frame with one segment; an empty one past the end.
+    /// The frame with one segment; none past the end.
     #[must_use]
-    pub fn segment(&self, segment: u32) -> Message {
+    pub fn segment(&self, segment: u32) -> Option<Message> {
         let total = self.content.len() as u32;
         let start = segment as usize * MANIFEST_SEGMENT as usize;
         if segment >= binary::segments(total) {
-            return Message::ManifestSegment { total, segment, proof: Vec::new(), data: Bytes::new() };
+            return None;
         }
         let end = (start + MANIFEST_SEGMENT as usize).min(self.content.len());
         let proof = if self.cvs.len() < 2 { Vec::new() } else { tree::make_leaf_proof(&self.cvs, segment) };
-        Message::ManifestSegment { total, segment, proof, data: self.content.slice(start..end) }
+        Some(Message::ManifestSegment { total, segment, proof, data: self.content.slice(start..end) })
     }
 }
 
-/// Serves a client that has no manifest yet, until it leaves.
+/// Serves a client that has no manifest yet, until it leaves, or says what it has and so becomes a peer as others are:
+/// then this gives that frame.
 ///
 /// # Errors
-/// When the network fails or the client breaks the protocol.
-pub async fn serve(mut opened: Opened, bytes: &ManifestBytes) -> Result<(), HandshakeError> {
+/// When the network fails, or the client breaks the protocol, doesn't read, or asks for nothing.
+pub async fn serve(
+    opened: &mut Opened,
+    bytes: &ManifestBytes,
+    up: &Limiter,
+) -> Result<Option<Message>, HandshakeError> {
+    let mut asked = Instant::now();
     loop {
+        // Only requests keep the connection: somebody who says nothing else for long has no use for it.
+        let left = IDLE.saturating_sub(asked.elapsed());
         let next = handshake::next(&mut opened.stream, &mut opened.buffer, &mut opened.codec);
-        match tokio::time::timeout(IDLE, next).await.map_err(|_| HandshakeError::Timeout)?? {
+        match tokio::time::timeout(left, next).await.map_err(|_| HandshakeError::Timeout)?? {
             Message::ManifestRequest { segment } => {
-                handshake::send(&mut opened.stream, &bytes.segment(segment)).await?;
+                let answer = bytes.segment(segment).ok_or(WireError::OutOfRange("manifest segment"))?;
+                up.acquire(MANIFEST_SEGMENT as usize).await;
+                let sent = tokio::time::timeout(IDLE, handshake::send(&mut opened.stream, &answer)).await;
+                sent.map_err(|_| HandshakeError::Timeout)??;
+                asked = Instant::now();
             }
-            Message::KeepAlive => {}
-            _ => return Ok(()),
+            Message::KeepAlive | Message::Pex { .. } => {}
+            told @ (Message::HaveAll | Message::HaveNone | Message::Bitfield { .. }) => return Ok(Some(told)),
+            Message::Goodbye { .. } => return Ok(None),
+            _ => return Err(WireError::Unexpected("what only a peer with a manifest may send").into()),
         }
     }
 }

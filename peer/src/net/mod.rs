@@ -16,5 +16,6 @@ pub mod limiter;
 pub mod listener;
 pub mod manifest_fetch;
 pub mod manifest_server;
+pub mod relays;
 pub mod send_file;
 pub mod socket;

@@ -3,13 +3,19 @@
 use crate::net::limiter::Limiter;
 use crate::store::Extent;
 use std::io;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
+
+/// A write that makes no progress for this long ends the connection.
+pub const WRITE_STUCK: Duration = Duration::from_secs(30);
+/// A block that takes a receiver longer than this, at whatever pace, isn't worth a turn.
+const BLOCK_STUCK: Duration = Duration::from_secs(120);
 
 /// Sends the extent. The file may be shared: its position is neither used nor moved.
 ///
 /// # Errors
 /// When the socket fails, or the file ends early: then what was promised can't be sent any more.
-pub async fn send(stream: &TcpStream, extent: &Extent, limiter: &Limiter) -> io::Result<()> {
+pub async fn send(stream: &TcpStream, extent: &Extent, limiter: &Limiter, patience: &mut Patience) -> io::Result<()> {
     warm(extent).await;
     let mut offset = extent.offset;
     let mut left = extent.length as usize;
@@ -18,7 +24,7 @@ pub async fn send(stream: &TcpStream, extent: &Extent, limiter: &Limiter) -> io:
         limiter.acquire(share).await;
         let mut now = share;
         while now > 0 {
-            stream.writable().await?;
+            patience.writable(stream).await?;
             match platform::send_some(stream, extent, &mut offset, now) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(sent) => now -= sent,
@@ -29,6 +35,25 @@ pub async fn send(stream: &TcpStream, extent: &Extent, limiter: &Limiter) -> io:
         left -= share;
     }
     Ok(())
+}
+
+/// How long a receiver may keep us waiting with one block. Waiting for a rate limit doesn't count: that is us.
+#[derive(Debug, Default)]
+pub struct Patience {
+    waited: Duration,
+}
+
+impl Patience {
+    /// Waits until the socket takes something.
+    ///
+    /// # Errors
+    /// When it takes nothing for too long, or takes crumbs for longer.
+    pub async fn writable(&mut self, stream: &TcpStream) -> io::Result<()> {
+        let start = Instant::now();
+        tokio::time::timeout(WRITE_STUCK, stream.writable()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        self.waited += start.elapsed();
+        if self.waited > BLOCK_STUCK { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
 }
 
 /// Brings a cold part of a file into the page cache on another thread: `sendfile` would wait for the disk on this one,

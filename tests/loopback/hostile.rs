@@ -1,0 +1,231 @@
+//! What an evil peer says to a seed or a fetch, and how that ends for it.
+
+use crate::run;
+use harness::loopback::{Content, Evil, PATIENCE, complete, engine, hello};
+use shoal_peer::engine::Engine;
+use shoal_protocol::Message;
+use shoal_protocol::announce::StopReason;
+use shoal_protocol::message::{Block, GoodbyeReason, RejectReason};
+use std::future::Future;
+use std::net::SocketAddr;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+fn content() -> Content {
+    Content::file(20, 4 << 20, 1 << 18)
+}
+
+/// A seed, and after the attack an honest fetch from it that must complete.
+async fn with_seed<F: Future<Output = ()>>(attack: impl FnOnce(SocketAddr, Content) -> F) {
+    let content = content();
+    let (a, b, dir) = (engine().await, engine().await, tempfile::tempdir().unwrap());
+    let seed = content.seed(&a, &[]);
+    attack(a.local_addr(), content.clone()).await;
+    let mut fetch = content.fetch(&b, dir.path(), &[a.local_addr()], &[]);
+    assert!(content.is_at(&complete(&mut fetch).await));
+    fetch.stop(StopReason::Done).await;
+    seed.stop(StopReason::Done).await;
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+fn reason(message: Option<&Message>) -> Option<GoodbyeReason> {
+    match message {
+        Some(Message::Goodbye { reason, .. }) => Some(*reason),
+        _ => None,
+    }
+}
+
+#[test]
+fn what_breaks_the_protocol_ends_the_connection_with_a_word() {
+    run(with_seed(|addr, content| async move {
+        let frame = |kind: u8, body: &[u8]| {
+            let mut out = (body.len() as u32).to_le_bytes().to_vec();
+            out.push(kind);
+            out.extend(body);
+            out
+        };
+        let have = |first: u32, count: u32| frame(6, &[first.to_le_bytes(), count.to_le_bytes()].concat());
+        let none = frame(5, &[]);
+        let cases: Vec<(&str, Vec<u8>)> = vec![
+            ("an unknown frame", frame(0x7f, b"x")),
+            ("a frame of 4 GiB", [&u32::MAX.to_le_bytes()[..], &[6]].concat()),
+            ("a skippable frame of 1 MiB", [&(1_u32 << 20).to_le_bytes()[..], &[0x80]].concat()),
+            ("a keep-alive with a body", frame(2, b"x")),
+            ("a block without payload", frame(0x0b, &[0; 8])),
+            ("a second hello", {
+                let mut out = bytes::BytesMut::new();
+                Message::Hello(Box::new(hello(content.swarm(), 9))).encode(&mut out);
+                out.to_vec()
+            }),
+            ("a second bitfield", [none.clone(), none.clone()].concat()),
+            ("a have past the end", [none.clone(), have(16, 1)].concat()),
+            ("a have that overflows", [none.clone(), have(u32::MAX, 2)].concat()),
+            ("haves that overlap", {
+                let twice = [0_u32, 16, 0, 16].map(u32::to_le_bytes).concat();
+                [none.clone(), frame(6, &twice)].concat()
+            }),
+            ("spare bits", frame(3, &[0, 0, 0, 0, 15, 0, 0, 0, 0xff, 0xff])),
+            ("a request of 0 bytes", frame(8, &[0; 12])),
+            ("a request past the piece", frame(8, &[0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0])),
+            ("a request that overflows", frame(8, &[0, 0, 0, 0, 255, 255, 255, 255, 1, 0, 0, 0])),
+            ("a request of no piece", frame(8, &[255, 255, 255, 255, 0, 0, 0, 0, 1, 0, 0, 0])),
+            ("CVs that nobody asked for", frame(0x10, &[0, 0, 0, 0, 1, 0, 0, 0])),
+            ("CVs past the end", frame(0x0f, &[15, 0, 0, 0, 2, 0, 0, 0])),
+            ("a manifest segment past the end", frame(0x11, &[1, 0, 0, 0])),
+            ("a manifest segment", frame(0x12, &[0; 9])),
+            ("a flood of keep-alives", frame(2, &[]).repeat(5_000)),
+            ("a flood of nothing", frame(0x80, &[]).repeat(5_000)),
+        ];
+        for (n, (what, bytes)) in cases.into_iter().enumerate() {
+            let mut evil = Evil::dial(addr, &hello(content.swarm(), n as u8 + 10)).await.unwrap();
+            // The other side may be gone before all is written.
+            let _ = evil.stream.write_all(&bytes).await;
+            assert_eq!(reason(evil.last_words().await.as_ref()), Some(GoodbyeReason::Protocol), "{what}");
+        }
+    }));
+}
+
+#[test]
+fn a_few_unasked_blocks_are_forgiven_and_more_are_not() {
+    run(with_seed(|addr, content| async move {
+        let mut evil = Evil::dial(addr, &hello(content.swarm(), 1)).await.unwrap();
+        evil.send(&Message::HaveNone).await.unwrap();
+        let block = Block { piece: 1, offset: 0, length: 100 };
+        for _ in 0..8 {
+            evil.send_block(block, &[0; 100]).await.unwrap();
+        }
+        // It still answers.
+        let wanted = Block { piece: 2, offset: 0, length: 1_000 };
+        evil.send(&Message::Request(wanted)).await.unwrap();
+        while evil.next().await.unwrap() != Message::Block(wanted) {}
+        evil.send_block(block, &[0; 100]).await.unwrap();
+        assert_eq!(reason(evil.last_words().await.as_ref()), Some(GoodbyeReason::Protocol));
+    }));
+}
+
+#[test]
+fn a_flood_of_requests_that_is_never_read_ends() {
+    run(with_seed(|addr, content| async move {
+        let mut evil = Evil::dial(addr, &hello(content.swarm(), 1)).await.unwrap();
+        evil.send(&Message::HaveNone).await.unwrap();
+        let mut out = bytes::BytesMut::new();
+        for _ in 0..2_000 {
+            Message::Request(Block { piece: 0, offset: 0, length: 1 << 18 }).encode(&mut out);
+        }
+        let _ = evil.stream.write_all(&out).await;
+        // Nothing is read until it must have ended; then its end is found behind what was in the pipe.
+        evil.last_words().await;
+    }));
+}
+
+#[test]
+fn manifests_asked_for_without_end_and_never_read_end() {
+    run(with_seed(|addr, content| async move {
+        let mut evil = Evil::dial(addr, &hello(content.swarm(), 1)).await.unwrap();
+        evil.send(&Message::HaveNone).await.unwrap();
+        let mut out = bytes::BytesMut::new();
+        for _ in 0..500 {
+            Message::ManifestRequest { segment: 0 }.encode(&mut out);
+        }
+        // Written until nothing more is taken: by back pressure, or as it ended.
+        let flood = async { while evil.stream.write_all(&out).await.is_ok() {} };
+        let _ = tokio::time::timeout(PATIENCE / 10, flood).await;
+    }));
+}
+
+#[test]
+fn rejects_and_cancels_keep_to_the_wire() {
+    run(with_seed(|addr, content| async move {
+        let mut evil = Evil::dial(addr, &hello(content.swarm(), 1)).await.unwrap();
+        evil.send(&Message::HaveNone).await.unwrap();
+        // Pieces of the origin's choice until none is left.
+        let mut assigned = std::collections::BTreeSet::new();
+        loop {
+            evil.send(&Message::RequestAny).await.unwrap();
+            let answer = loop {
+                let message = evil.next().await.unwrap();
+                if matches!(message, Message::Assign { .. } | Message::Reject { .. }) {
+                    break message;
+                }
+            };
+            match answer {
+                Message::Assign { piece } => assert!(assigned.insert(piece), "{piece} twice"),
+                Message::Reject { block, reason } => {
+                    assert_eq!((block.piece, reason), (u32::MAX, RejectReason::NothingToAssign));
+                    break;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(assigned.len(), 16);
+        // What was answered already can be cancelled without harm.
+        evil.send(&Message::Cancel(Block { piece: 0, offset: 0, length: 0 })).await.unwrap();
+        let wanted = Block { piece: 0, offset: 5, length: 7 };
+        evil.send(&Message::Request(wanted)).await.unwrap();
+        while evil.next().await.unwrap() != Message::Block(wanted) {}
+    }));
+}
+
+#[test]
+fn silent_connections_do_not_keep_honest_ones_out() {
+    run(with_seed(|addr, content| async move {
+        let mut silent = Vec::new();
+        for _ in 0..200 {
+            silent.push(TcpStream::connect(addr).await.unwrap());
+        }
+        let start = std::time::Instant::now();
+        let evil = Evil::dial(addr, &hello(content.swarm(), 1)).await.unwrap();
+        assert!(start.elapsed() < std::time::Duration::from_secs(2), "{:?}", start.elapsed());
+        assert!(evil.hello.is_some());
+        // The oldest were let go.
+        let end = tokio::time::timeout(PATIENCE, silent[0].read(&mut [0])).await.unwrap();
+        assert!(matches!(end, Ok(0) | Err(_)));
+    }));
+}
+
+#[test]
+fn connections_that_come_and_go_leave_nothing_behind() {
+    run(with_seed(|addr, content| async move {
+        for n in 0..100_u8 {
+            match n % 4 {
+                0 => drop(TcpStream::connect(addr).await.unwrap()),
+                1 => drop(Evil::greet(addr).await.unwrap()),
+                2 => drop(Evil::dial(addr, &hello(content.swarm(), n)).await.unwrap()),
+                _ => {
+                    let mut evil = Evil::dial(addr, &hello(content.swarm(), n)).await.unwrap();
+                    evil.send(&Message::HaveNone).await.unwrap();
+                    evil.send(&Message::Request(Block { piece: 0, offset: 0, length: 1 << 18 })).await.unwrap();
+                }
+            }
+        }
+    }));
+}
+
+#[test]
+fn who_lies_about_cvs_is_dropped_and_another_is_asked() {
+    run(async {
+        let content = content();
+        let (honest, c, dir) = (engine().await, engine().await, tempfile::tempdir().unwrap());
+        let mut fetch = content.fetch(&c, dir.path(), &[], &[]);
+        let mut evil = Evil::dial(c.local_addr(), &hello(content.swarm(), 1)).await.unwrap();
+        evil.send(&Message::HaveAll).await.unwrap();
+        loop {
+            if let Message::CvRequest { first, count } = evil.next().await.unwrap() {
+                let hashes = vec![[5; 32]; content.cvs.len()];
+                evil.send(&Message::Cvs { first, count, hashes }).await.unwrap();
+                break;
+            }
+        }
+        assert_eq!(reason(evil.last_words().await.as_ref()), Some(GoodbyeReason::Protocol));
+        let seed = content.seed(&honest, &[]);
+        let other = tempfile::tempdir().unwrap();
+        let between: Engine = engine().await;
+        let mut relay = content.fetch(&between, other.path(), &[honest.local_addr(), c.local_addr()], &[]);
+        assert!(content.is_at(&complete(&mut fetch).await));
+        assert!(content.is_at(&complete(&mut relay).await));
+        for handle in [fetch, relay, seed] {
+            handle.stop(StopReason::Done).await;
+        }
+    });
+}
