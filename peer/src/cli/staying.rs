@@ -5,7 +5,7 @@ use super::progress::Progress;
 use super::sources::shown_name;
 use super::troubles::Troubles;
 use super::{Context, create};
-use crate::engine::{Engine, EngineConfig, Handle, Seeding};
+use crate::engine::{Engine, EngineConfig, Handle, Seeding, TrackerState};
 use crate::failure::{Failure, FailureKind};
 use crate::store::ScanOptions;
 use crate::store::SeedSource;
@@ -39,14 +39,19 @@ pub(super) async fn stay(handle: &Handle, seed_for: SeedFor, fresh: bool, contex
     let mut signals = context.signals.clone();
     let signals_too = context.signals.clone();
     let mut tick = tokio::time::interval(TICK);
+    let mut news = handle.stats.clone();
     loop {
         tokio::select! {
             _ = tick.tick() => {}
+            Ok(()) = news.changed() => {}
             () = signals.usr1() => progress.insist(&stats.borrow(), true),
             _ = signals_too.stopped() => return,
         }
         let now = stats.borrow().clone();
         let age = start.elapsed();
+        if seed_for == SeedFor::Auto && !fresh && now.leechers == 0 && now.trackers.iter().any(nobody_needs_us) {
+            return;
+        }
         if limit.is_some_and(|limit| age >= limit) || (age >= least && now.leechers == 0 && seed_for == SeedFor::Auto) {
             return;
         }
@@ -60,6 +65,11 @@ pub(super) async fn stay(handle: &Handle, seed_for: SeedFor, fresh: bool, contex
         progress.seed(&now);
         troubles.look(&now, true);
     }
+}
+
+/// A tracker that heard of our completion knows of another seed and of nobody who lacks anything.
+fn nobody_needs_us(tracker: &TrackerState) -> bool {
+    matches!(tracker.state, Some(Ok((seeds, 0))) if seeds >= 2)
 }
 
 /// A content that is complete on disk, and who should hear of it.

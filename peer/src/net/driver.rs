@@ -464,6 +464,10 @@ impl Driver {
             Ok((reached, handout)) => Input::Announced { tracker, reached, handout: handout.clamped() },
             Err(error) => Input::AnnounceFailed { tracker, retry_after_s: error.retry_after_s() },
         });
+        if self.swarm.have().is_complete() {
+            // Whoever waits to leave wants to know at once whether anybody still needs us.
+            self.publish();
+        }
     }
 
     // ---- numbers
