@@ -127,6 +127,7 @@ pub fn start(conn: ConnId, opened: Opened, shared: &Shared, parent: &Cancellatio
         backlog: Arc::clone(&backlog),
         fast: false,
         scratch: BytesMut::new(),
+        pack: Vec::new(),
     };
     let token = cancel.clone();
     let events = shared.events.clone();
@@ -215,6 +216,8 @@ struct Writer {
     backlog: Arc<AtomicUsize>,
     fast: bool,
     scratch: BytesMut,
+    /// Where blocks of packs are read to; one block at most, and none before the first.
+    pack: Vec<u8>,
 }
 
 impl Writer {
@@ -255,7 +258,7 @@ impl Writer {
 
     async fn block(&mut self, block: Block) -> io::Result<()> {
         let started = Instant::now();
-        let event = match self.prepare(block) {
+        let event = match self.prepare(block).await {
             Ok(payload) => {
                 Message::Block(block).encode(&mut self.scratch);
                 self.flush().await?;
@@ -278,12 +281,17 @@ impl Writer {
         }
     }
 
-    fn prepare(&self, block: Block) -> Result<Payload, ReadError> {
-        // A block of a pack may lie in a thousand files: it is read, not sent from each of them.
+    async fn prepare(&mut self, block: Block) -> Result<Payload, ReadError> {
+        // A block of a pack may lie in a thousand files: it is read, not sent from each of them. That takes a while, in
+        // which this thread serves others.
         if let Some(Piece::Pack { .. }) = self.shared.geometry.piece(block.piece) {
-            let mut bytes = vec![0; block.length as usize];
-            self.shared.source.read(block, &mut bytes)?;
-            return Ok(Payload::Bytes(bytes));
+            let source = Arc::clone(&self.shared.source);
+            let mut bytes = std::mem::take(&mut self.pack);
+            let read = tokio::task::spawn_blocking(move || {
+                bytes.resize(block.length as usize, 0);
+                source.read(block, &mut bytes).map(|()| Payload::Bytes(bytes))
+            });
+            return read.await.map_err(|error| ReadError::Io(io::Error::other(error)))?;
         }
         Ok(Payload::Extents(self.shared.source.extents(block)?))
     }
@@ -300,6 +308,7 @@ impl Writer {
                     self.shared.up.acquire(share.len()).await;
                     self.stream.write_all(share).await?;
                 }
+                self.pack = bytes;
             }
         }
         Ok(())
