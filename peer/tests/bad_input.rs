@@ -24,14 +24,32 @@ fn bad_manifests(world: &World) -> Vec<(String, Vec<u8>)> {
         ("half of one".into(), good.as_bytes()[..good.len() / 2].to_vec()),
         ("one and more".into(), format!("{good}{good}").into_bytes()),
         ("magic of the binary form".into(), b"\x89shoalm\x01\xff\xff\xff\xff\xff\xff\xff\xff".to_vec()),
-        ("text that is not UTF-8".into(), good.replace("tool", "t\u{1}").into_bytes().iter().map(|b| if *b == 1 { 0xff } else { *b }).collect()),
+        (
+            "text that is not UTF-8".into(),
+            good.replace("tool", "t\u{1}").into_bytes().iter().map(|b| if *b == 1 { 0xff } else { *b }).collect(),
+        ),
     ];
-    for path in ["../tool", "/tool", "bin/../../tool", "bin//tool", "./tool", "", "bin/", "..", "bin\\u0000tool", "bin\\u001btool", "bin\\u202etool"] {
+    for path in [
+        "../tool",
+        "/tool",
+        "bin/../../tool",
+        "bin//tool",
+        "./tool",
+        "",
+        "bin/",
+        "..",
+        "bin\\u0000tool",
+        "bin\\u001btool",
+        "bin\\u202etool",
+    ] {
         out.push((format!("the path {path}"), good.replace(tool, &format!("\"{path}\"")).into_bytes()));
     }
     out.push(("a name twice".into(), good.replace(r#""small/00""#, r#""small/01""#).into_bytes()));
     out.push(("an unknown key".into(), good.replacen('{', r#"{"surprise":1,"#, 1).into_bytes()));
-    out.push(("another version".into(), good.replacen(r#""shoal":1"#, r#""shoal":9"#, 1).replacen(r#""shoal": 1"#, r#""shoal": 9"#, 1).into_bytes()));
+    out.push((
+        "another version".into(),
+        good.replacen(r#""shoal":1"#, r#""shoal":9"#, 1).replacen(r#""shoal": 1"#, r#""shoal": 9"#, 1).into_bytes(),
+    ));
     for (_, bytes) in &out {
         assert_ne!(bytes, good.as_bytes(), "every one is spoilt");
     }
@@ -103,7 +121,9 @@ fn links_that_can_not_be_used_exit_with_3_at_once() {
 fn a_server_that_refuses_or_knows_nothing_is_told_apart() {
     let world = World::new();
     let id = "ab".repeat(32);
-    for (status, code) in [("403 Forbidden", 8), ("410 Gone", 3), ("500 Internal Server Error", 7), ("404 Not Found", 7)] {
+    for (status, code) in
+        [("403 Forbidden", 8), ("410 Gone", 3), ("500 Internal Server Error", 7), ("404 Not Found", 7)]
+    {
         let link = format!("http://127.0.0.1:{}/m/{id}", server(status, b"no".to_vec()));
         let done = world.fetch(&link, "out", &["--timeout", "1s"]).end();
         is_clear(&done);

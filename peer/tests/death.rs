@@ -136,8 +136,8 @@ fn a_source_that_stops_answering_hardly_delays_a_fetch() {
 #[test]
 fn a_signal_ends_a_fetch_in_order_and_it_goes_on_later() {
     let world = World::new();
-    world.file("file", 8 * MIB);
-    let seed = world.seed(&["file"], &["--max-upload", "4M", "--piece-size", "64K"]);
+    world.file("file", 14 * MIB);
+    let seed = world.seed(&["file"], &["--max-upload", "3M", "--piece-size", "64K"]);
     let mut kept = 0;
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let mut fetch = world.fetch(&seed.link, "out", &[]);
@@ -153,7 +153,7 @@ fn a_signal_ends_a_fetch_in_order_and_it_goes_on_later() {
     let done = world.fetch(&seed.link, "out", &[]).end();
     assert!(done.err.contains("of it was there"), "{}", done.err);
     let result = done.ok();
-    assert!(number(&result, "downloaded") <= 8 * MIB as u64 - kept, "{result}");
+    assert!(number(&result, "downloaded") <= 14 * MIB as u64 - kept, "{result}");
     world.assert_same("file", "out");
 }
 
@@ -206,8 +206,11 @@ impl Drop for Mount<'_> {
 #[test]
 fn a_full_disk_ends_a_fetch_and_loses_nothing() {
     let world = World::new();
-    world.file("file", 8 * MIB);
-    let seed = world.seed(&["file"], &["--max-upload", "4M", "--piece-size", "64K"]);
+    // Many files, as room for a file is taken when it is begun.
+    for n in 0..32 {
+        world.file(&format!("tree/{n}"), MIB / 4);
+    }
+    let seed = world.seed(&["tree"], &["--max-upload", "2M", "--piece-size", "64K"]);
     let Some(_disk) = Mount::new(&world, "12m") else { return };
     // Too little from the start: refused before anything travels.
     world.file("disk/ballast", 6 * MIB);
@@ -218,19 +221,21 @@ fn a_full_disk_ends_a_fetch_and_loses_nothing() {
     // Enough at the start, and then somebody else takes it.
     fs::remove_file(world.path("disk/ballast")).unwrap();
     let mut fetch = world.fetch(&seed.link, "disk/out", &[]);
-    fetch.wait_for_done(2 * MIB as u64);
+    fetch.wait_for_done(MIB as u64);
     let mut ballast = fs::File::create(world.path("disk/ballast")).unwrap();
-    while ballast.write_all(&[1; 4096]).is_ok() {}
+    // Never more than the small disk has, so that no mistake can fill a large one.
+    assert!((0..12 * MIB / 4096).any(|_| ballast.write_all(&[1; 4096]).is_err()));
     let full = fetch.end();
     assert!(full.err.contains("the disk is full") && full.err.contains("is kept"), "{}", full.err);
     full.exits(6);
     drop(ballast);
     fs::remove_file(world.path("disk/ballast")).unwrap();
     let done = world.fetch(&seed.link, "disk/out", &[]).end().ok();
-    assert!(number(&done, "downloaded") <= 6 * MIB as u64 + 512 * 1024, "what was verified is not fetched again: {done}");
-    world.assert_same("file", "disk/out");
-    // A mount point is filled like an empty directory.
-    drop(seed);
+    assert!(
+        number(&done, "downloaded") <= 7 * MIB as u64 + 512 * 1024,
+        "what was verified is not fetched again: {done}"
+    );
+    world.assert_same("tree", "disk/out");
 }
 
 #[test]
@@ -297,21 +302,19 @@ fn a_file_that_changes_while_it_is_seeded_harms_nobody() {
         let result = done.exits(7);
         assert!(text(&result, "message").contains("held by no peer"), "{how}: {result}");
         // The other file is still served, and the seed is well.
-        assert_eq!(number(&seed.stop(), "sent") > 0, true);
+        assert!(number(&seed.stop(), "sent") > 0);
         assert!(!world.path("out").exists());
     }
 }
 
 #[test]
-fn a_seed_that_starts_again_does_not_hash_again_but_checks_what_it_serves() {
+fn a_seed_that_starts_again_tells_an_edited_file_from_a_kept_one() {
     let world = World::new();
     world.file("file", 4 * MIB);
     let stamp = fs::metadata(world.path("file")).unwrap().modified().unwrap();
     let first = world.seed(&["file"], &[]);
     let link = first.link.clone();
     first.stop();
-    // Other bytes with the same size and times except for one that can't be set: the fact to tell a cache by is that a
-    // changed time makes another id, so an unchanged file must keep its id and its bytes must still be checked.
     let second = world.seed(&["file"], &[]);
     assert_eq!(second.id(), link.rsplit('/').next().unwrap());
     world.fetch(&second.link, "out", &[]).end().ok();

@@ -6,8 +6,8 @@ use super::{Context, progress, show, sources};
 use crate::failure::{Failure, FailureKind};
 use crate::store::{Report, verify};
 use serde::Serialize;
-use shoal_protocol::{Hash, Manifest};
 use shoal_protocol::units::format_size;
+use shoal_protocol::{Hash, Manifest};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -382,14 +382,11 @@ impl Driver {
         } else if let Some(Piece::Subtree { entry, .. }) = geometry.piece(block.piece) {
             tracing::warn!(entry, "of this entry");
         }
-        if let Some(place) = self.job.place.clone() {
-            // The next run must not believe them either. If the journal can't be written, that is said for all of it.
-            let (pieces, events) = (lost.clone(), self.job.shared.events.clone());
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = pieces.iter().try_for_each(|piece| place.download.mark_lost(*piece)) {
-                    let _ = events.blocking_send(Event::DiskFailed { error });
-                }
-            });
+        if let Some(place) = &self.job.place {
+            // Now and not later: what is fetched anew would not be written while it counts as had.
+            if let Err(error) = lost.iter().try_for_each(|piece| place.download.mark_lost(*piece)) {
+                self.disk_failed(&error);
+            }
         }
         self.input(Input::Lost { pieces: lost });
         self.input(Input::BlockFailed { conn, block });
