@@ -32,7 +32,7 @@ impl AnnounceError {
         match self {
             Self::Http(HttpError::Status { status: 429 | 503, .. }) => Some(30),
             // Not a tracker, or not for this swarm: asking often doesn't help.
-            Self::Http(HttpError::Status { status: 403 | 404 | 405, .. }) => Some(20),
+            Self::Http(HttpError::Status { status: 403..=405, .. }) => Some(20),
             _ => None,
         }
     }
