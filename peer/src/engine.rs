@@ -116,6 +116,8 @@ pub struct Stats {
     pub copies: f64,
     /// The least complete neighbour: its share of the content, 0 to 1 (a seed's view).
     pub slowest: Option<f64>,
+    /// The most complete neighbour: its share of the content, 0 to 1.
+    pub best: Option<f64>,
     /// Pieces that no connected peer has and that we lack.
     pub pieces_nobody_has: u32,
     /// Pieces that we lack.

@@ -14,6 +14,9 @@ use shoal_protocol::{Hints, Manifest};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+/// Things left out that are named; more are only counted.
+const SKIPPED: usize = 10;
+
 #[derive(Serialize)]
 struct Result_<'a> {
     id: String,
@@ -57,6 +60,7 @@ pub(super) async fn scan_path(path: &Path, args: &ScanArgs, context: &Context) -
         piece_size: args.piece_size.0,
         follow_links: args.follow_links,
         skip_special: args.skip_special,
+        only: None,
         cache: Some(state_dir()),
     };
     scan_with(path, options, context).await
@@ -70,6 +74,14 @@ pub(super) async fn scan_with(path: &Path, options: ScanOptions, context: &Conte
         scan(&path, &options, &|ScanProgress { done, total, .. }| progress(done, total), &cancelled)
     });
     let result = result.await;
+    if let Ok(scanned) = &result {
+        for skipped in scanned.skipped.iter().take(SKIPPED) {
+            context.output.warn(&format!("left out: {}: {}", skipped.path, skipped.reason));
+        }
+        if scanned.skipped.len() > SKIPPED {
+            context.output.warn(&format!("left out: {} more", scanned.skipped.len() - SKIPPED));
+        }
+    }
     match (result, context.signals.asked()) {
         (Err(_), Some(stop)) => Err(stop.failure()),
         (result, _) => result,

@@ -286,7 +286,7 @@ impl Demo<'_> {
     /// Reads every copy again and compares it with the manifest.
     async fn check(&self, manifest: &Arc<Manifest>, peers: u16) -> Result<(), Failure> {
         for number in 1..=peers {
-            let report = verify::check(manifest, &self.target(number), self.context).await?;
+            let report = verify::check(manifest, &self.target(number), None, self.context).await?;
             if !report.is_good() {
                 let text = format!("what peer {number} has differs from its manifest");
                 return Err(Failure::new(FailureKind::Integrity, text));

@@ -3,7 +3,7 @@
 use super::args::{FetchArgs, NetArgs, SeedFor, Sync as SyncWhen};
 use super::output::Outcome;
 use super::progress::{Progress, blocking, percent};
-use super::sources::{Found, Journals, Search, Spec, Tools, find, plain_name, shown_name};
+use super::sources::{Found, Journals, Search, Spec, Tools, cvs_from, find, plain_name, shown_name};
 use super::troubles::{Stall, Troubles};
 use super::{Context, background, staying};
 use crate::engine::{Engine, EngineConfig, Fetching, Handle, Stats};
@@ -88,6 +88,14 @@ pub(super) async fn run(args: FetchArgs, context: Context) -> Result<Outcome, Fa
             job.already(path, trackers).await
         }
         Opened::Open(download) => {
+            // Asked for first, so that nothing is fetched that is there already.
+            if download.awaits_cvs()
+                && let Spec::Url(url) = &spec
+                && let Some(cvs) = cvs_from(url, &manifest, &context.http).await
+            {
+                let found = download.add_cvs(0, &cvs);
+                found.map_err(|error| Failure::io("can't write the journal of", &out, &error))?;
+            }
             let engine = match engine {
                 Some(engine) => engine,
                 None => Engine::start(config.clone()).await?,
@@ -189,9 +197,9 @@ impl Job<'_> {
     /// The target has it all.
     async fn already(self, path: PathBuf, trackers: Vec<shoal_protocol::link::Url>) -> Result<Outcome, Failure> {
         let output = &self.context.output;
-        output.say(&format!("already complete: {} ({})", path.display(), format_size(self.manifest.bytes())));
-        let mut result = self.result(&path, &Stats::default(), false);
-        output.data_path(&path);
+        output.say(&format!("already complete: {} ({})", self.out.display(), format_size(self.manifest.bytes())));
+        let mut result = self.result(&Stats::default(), false);
+        output.data_path(&self.out);
         output.record("complete", &result);
         if let (Some(seed_for), false) = (self.args.seed_for, self.args.no_upload) {
             if self.args.background {
@@ -229,9 +237,9 @@ impl Job<'_> {
                 return Err(kept(failure, &stats, &self.out));
             }
         };
-        let mut result = self.result(&path, &stats, true);
+        let mut result = self.result(&stats, true);
         output.say(&summary(&stats, self.manifest.bytes(), result.elapsed_s));
-        output.data_path(&path);
+        output.data_path(&self.out);
         output.record("complete", &result);
         let seed_for = self.args.seed_for.unwrap_or(SeedFor::Auto);
         let port = engine.local_addr().port();
@@ -292,11 +300,12 @@ impl Job<'_> {
         result
     }
 
-    fn result(&self, path: &Path, stats: &Stats, changed: bool) -> FetchResult {
+    /// The path is told as it was asked for: scripts compare it, and the user's own links are theirs to keep.
+    fn result(&self, stats: &Stats, changed: bool) -> FetchResult {
         FetchResult {
             changed,
             id: self.manifest.id().to_string(),
-            path: path.to_owned(),
+            path: self.out.clone(),
             bytes: self.manifest.bytes(),
             elapsed_s: (self.start.elapsed().as_secs_f64() * 1_000.0).round() / 1_000.0,
             downloaded: stats.downloaded,

@@ -6,9 +6,11 @@ use crate::engine::Engine;
 use crate::failure::{Failure, FailureKind, escape};
 use crate::net::http_client::{HttpClient, HttpError, Nearest};
 use crate::store::read_journal_manifest;
+use shoal_protocol::geometry::Large;
 use shoal_protocol::limits::MANIFEST_BYTES;
 use shoal_protocol::link::{Url, UrlError};
-use shoal_protocol::{ContentId, Manifest, ManifestError};
+use shoal_protocol::tree::root_of;
+use shoal_protocol::{ContentId, Hash, Manifest, ManifestError};
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -18,6 +20,8 @@ use std::time::{Duration, Instant};
 const ACCEPT: &str = "application/vnd.shoal.manifest, application/octet-stream;q=0.9, application/json;q=0.8";
 /// How long one manifest may take: 256 MiB at a few MB/s.
 const MANIFEST_TIME: Duration = Duration::from_secs(120);
+/// How long the CVs may take: they only save work.
+const CVS_TIME: Duration = Duration::from_secs(10);
 /// How long a host that can't be reached at all is tried when nobody says otherwise: a restart fits, a typo shows soon.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// First and longest pause between two attempts.
@@ -337,6 +341,26 @@ pub(super) async fn resolve_all(hosts: &[String]) -> Vec<SocketAddr> {
         out.extend(resolve(host).await);
     }
     out
+}
+
+/// All CVs of a content from the server of its link, proven by the files' roots; `None` if it has none or others.
+///
+/// They tell which parts of what is on disk are good before anything is asked of peers.
+pub(super) async fn cvs_from(url: &Url, manifest: &Manifest, http: &HttpClient) -> Option<Vec<Hash>> {
+    if url.content_id() != Some(manifest.id()) {
+        return None;
+    }
+    let url = url.with_path(&format!("{}/cvs", url.path));
+    let count = manifest.geometry().cvs() as usize;
+    let length = count * size_of::<Hash>();
+    let answer = http.fetch_bytes(&url, "application/octet-stream", length, CVS_TIME, Nearest::Anything).await.ok()?;
+    let (cvs, rest) = answer.body.as_chunks::<{ size_of::<Hash>() }>();
+    let proven = |file: &Large| {
+        let own = cvs.get(file.first_cv as usize..(file.first_cv + file.pieces) as usize);
+        own.and_then(root_of) == Some(manifest.root(file.entry))
+    };
+    let fits = rest.is_empty() && cvs.len() == count && manifest.geometry().large().iter().all(proven);
+    fits.then(|| cvs.to_vec())
 }
 
 /// A fetch of this content that was under way: its manifest, the peers it knew, and its target.

@@ -94,6 +94,7 @@ pub(super) async fn serve(
         piece_size: Some(manifest.piece_size()),
         follow_links: false,
         skip_special: false,
+        only: Some(Arc::clone(&manifest)),
         cache: Some(super::state_dir()),
     };
     let scanned = create::scan_with(path, options, context).await?;

@@ -159,10 +159,14 @@ impl Stall {
         for tracker in &stats.trackers {
             failure = failure.detail(said(tracker));
         }
+        // Rounded down: only who has all of it has 100 %.
+        let best = stats.best.filter(|_| stats.seeds == 0);
+        let best = best.map(|share| format!(", the best has {:.1} %", (share * 1_000.0).floor() / 10.0));
         failure.detail(format!(
-            "{} peers connected, {} of them seeds; {pieces} pieces are missing ({})",
+            "{} peers connected, {} of them seeds{}; {pieces} pieces are missing ({})",
             stats.peers,
             stats.seeds,
+            best.unwrap_or_default(),
             format_size(stats.total.saturating_sub(stats.done))
         ))
     }
@@ -187,5 +191,8 @@ mod tests {
         let failure = patient.failure(&stats, None);
         assert_eq!(failure.kind, FailureKind::Incomplete);
         assert!(failure.message.starts_with("3 of 9"), "{failure}");
+        let stats = Stats { best: Some(0.999_9), ..stats };
+        let said = patient.failure(&stats, None).details.join(" ");
+        assert!(said.contains("the best has 99.9 %"), "{said}");
     }
 }

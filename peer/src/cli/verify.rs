@@ -6,8 +6,8 @@ use super::{Context, progress, show, sources};
 use crate::failure::{Failure, FailureKind};
 use crate::store::{Report, verify};
 use serde::Serialize;
-use shoal_protocol::Manifest;
 use shoal_protocol::units::format_size;
+use shoal_protocol::{Hash, Manifest};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,7 +34,14 @@ struct Good<'a> {
 pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<Outcome, Failure> {
     let manifest = Arc::new(show::manifest_of(&args.what, context).await?);
     let path = args.path.unwrap_or_else(|| PathBuf::from(sources::plain_name(&manifest)));
-    let report = check(&manifest, &path, context).await?;
+    // With the CVs damage is found by the piece, without them by the file; content without large files has none.
+    let cvs = match sources::Spec::parse(&args.what)? {
+        sources::Spec::Url(url) if manifest.geometry().cvs() > 0 => {
+            sources::cvs_from(&url, &manifest, &context.http).await
+        }
+        _ => None,
+    };
+    let report = check(&manifest, &path, cvs, context).await?;
     let faults = faults(&manifest, &report);
     for (path, start, end, reason) in &faults {
         context.output.record("bad", &Bad { path, start: *start, end: *end, reason });
@@ -79,11 +86,16 @@ fn faults(manifest: &Manifest, report: &Report) -> Vec<Fault> {
 }
 
 /// Checks a path, showing how far it is.
-pub(super) async fn check(manifest: &Arc<Manifest>, path: &Path, context: &Context) -> Result<Report, Failure> {
+pub(super) async fn check(
+    manifest: &Arc<Manifest>,
+    path: &Path,
+    cvs: Option<Vec<Hash>>,
+    context: &Context,
+) -> Result<Report, Failure> {
     let (manifest, path, cancelled) = (Arc::clone(manifest), path.to_owned(), context.signals.cancelled());
     let name = sources::shown_name(&manifest);
     let result = progress::blocking(&context.output, &name, "verifying", move |progress| {
-        verify(&manifest, &path, None, progress, &cancelled)
+        verify(&manifest, &path, cvs.as_deref(), progress, &cancelled)
     });
     let result = result.await;
     match context.signals.asked() {

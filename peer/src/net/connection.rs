@@ -184,6 +184,7 @@ pub fn start(conn: ConnId, opened: Opened, shared: &Shared, parent: &Cancellatio
         fast: false,
         piece: None,
         scratch: BytesMut::new(),
+        pack: Vec::new(),
     };
     let (token, stop) = (cancel.clone(), ended.clone());
     let (events, tasks, admission) = (shared.events.clone(), shared.tasks.clone(), opened.admission);
@@ -401,6 +402,8 @@ struct Writer {
     /// The piece of the last block.
     piece: Option<u32>,
     scratch: BytesMut,
+    /// Where blocks of packs are read to; one block at most, and none before the first.
+    pack: Vec<u8>,
 }
 
 /// How writing ended.
@@ -472,11 +475,12 @@ impl Writer {
             return Ok(Payload::Extents(source.extents(block)?));
         }
         self.piece = Some(block.piece);
+        let mut bytes = std::mem::take(&mut self.pack);
         let open = tokio::task::spawn_blocking(move || {
             if !is_pack {
                 return Ok(Payload::Extents(source.extents(block)?));
             }
-            let mut bytes = vec![0; block.length as usize];
+            bytes.resize(block.length as usize, 0);
             source.read(block, &mut bytes)?;
             Ok(Payload::Bytes(bytes))
         });
@@ -505,6 +509,7 @@ impl Writer {
                         }
                     }
                 }
+                self.pack = bytes;
             }
         }
         Ok(())

@@ -167,7 +167,8 @@ struct Driver {
     checkpointed: Instant,
     starved: (Instant, u64),
     disk_bound: f64,
-    disk_failed: bool,
+    /// The disk failed, and what others are told of that.
+    disk_failed: Option<StopReason>,
 }
 
 impl Driver {
@@ -189,7 +190,7 @@ impl Driver {
             checkpointed: start,
             starved: (start, 0),
             disk_bound: 0.0,
-            disk_failed: false,
+            disk_failed: None,
             job,
         }
     }
@@ -375,10 +376,13 @@ impl Driver {
     }
 
     fn disk_failed(&mut self, error: &std::io::Error) {
-        if std::mem::replace(&mut self.disk_failed, true) {
+        if self.disk_failed.is_some() {
             return;
         }
-        let what = if error.kind() == std::io::ErrorKind::StorageFull { "the disk is full" } else { "writing failed" };
+        // A quota is a full disk to whom it stops.
+        let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+        self.disk_failed = Some(if full { StopReason::DiskFull } else { StopReason::Failed });
+        let what = if full { "the disk is full" } else { "writing failed" };
         let failure = Failure::new(FailureKind::Local, format!("{what}: {error}"))
             .hint("what was verified is kept; run the same command again to go on");
         self.job.finished.send_replace(Some(Err(failure)));
@@ -401,6 +405,12 @@ impl Driver {
             let _ = self.job.notices.try_send(Notice::SourceChanged { path });
         } else if let Some(Piece::Subtree { entry, .. }) = geometry.piece(block.piece) {
             tracing::warn!(entry, "of this entry");
+        }
+        if let Some(place) = &self.job.place {
+            // Now and not later: what is fetched anew would not be written while it counts as had.
+            if let Err(error) = lost.iter().try_for_each(|piece| place.download.mark_lost(*piece)) {
+                self.disk_failed(&error);
+            }
         }
         self.input(Input::Lost { pieces: lost });
         self.input(Input::BlockFailed { conn, block });
@@ -507,11 +517,12 @@ impl Driver {
         };
         for peer in peers.filter(|p| p.told) {
             stats.peers += 1;
+            let share = f64::from(peer.have.count()) / f64::from(peer.have.len().max(1));
+            stats.best = Some(stats.best.map_or(share, |s| s.max(share)));
             if peer.is_seed() {
                 stats.seeds += 1;
             } else {
                 stats.leechers += 1;
-                let share = f64::from(peer.have.count()) / f64::from(peer.have.len().max(1));
                 stats.slowest = Some(stats.slowest.map_or(share, |s| s.min(share)));
             }
         }
@@ -545,6 +556,7 @@ impl Driver {
     // ---- the end
 
     async fn stop(mut self, reason: StopReason, events: &mut mpsc::Receiver<Event>) {
+        let reason = self.disk_failed.unwrap_or(reason);
         let announce = self.announcement(AnnounceEvent::Stopped, 0, Some(reason));
         let mut farewells = Vec::new();
         for (at, state) in self.job.trackers.iter().zip(&self.trackers) {

@@ -5,6 +5,7 @@
 //! touched since isn't hashed again (see `cache`). Memory: about 200 bytes per entry beside the manifest.
 
 use super::cache;
+use super::completion;
 use super::hashing::Hasher;
 use super::parallel;
 use super::stamp::Stamp;
@@ -17,6 +18,7 @@ use shoal_protocol::{Hash, Manifest};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// How to scan.
@@ -28,6 +30,8 @@ pub struct ScanOptions {
     pub follow_links: bool,
     /// Leave out pipes, sockets and devices, instead of stopping.
     pub skip_special: bool,
+    /// Look only at what this content has, and leave whatever else is there alone: a mount point has more.
+    pub only: Option<Arc<Manifest>>,
     /// The state directory, where hashes are kept for the next scan.
     pub cache: Option<PathBuf>,
 }
@@ -76,7 +80,10 @@ pub fn scan(
     cancelled: &AtomicBool,
 ) -> Result<Scanned, Failure> {
     let root = path.canonicalize().map_err(|e| Failure::io("can't read", path, &e))?;
-    let (shape, walk) = find(&root, options, progress, cancelled)?;
+    let (shape, walk) = match &options.only {
+        Some(manifest) => listed(&root, manifest)?,
+        None => find(&root, options, progress, cancelled)?,
+    };
     let is_tree = shape == Shape::Tree;
     if walk.problem_count > 0 {
         return Err(unfit(&root, &walk));
@@ -137,6 +144,24 @@ pub fn scan(
 
 fn size_of(entry: &FoundEntry) -> u64 {
     if matches!(entry.kind, FoundKind::File { .. }) { entry.stamp.size } else { 0 }
+}
+
+/// What a content has, as it is on disk now.
+fn listed(root: &Path, manifest: &Manifest) -> Result<(Shape, Walk), Failure> {
+    let stamps = completion::stamps(manifest, root).ok_or_else(|| {
+        let message = format!("{} is no longer the content {}", root.display(), manifest.id());
+        Failure::new(FailureKind::Integrity, message)
+    })?;
+    let entry = |(entry, stamp): (&Entry, Stamp)| {
+        let kind = match &entry.kind {
+            Kind::File { executable, .. } => FoundKind::File { executable: *executable },
+            Kind::EmptyDirectory => FoundKind::EmptyDirectory,
+            Kind::Link { target } => FoundKind::Link { target: target.clone() },
+        };
+        FoundEntry { path: entry.path.clone(), kind, stamp }
+    };
+    let entries = manifest.entries().iter().zip(stamps).map(entry).collect();
+    Ok((manifest.shape(), Walk { entries, ..Walk::default() }))
 }
 
 fn find(

@@ -232,6 +232,12 @@ impl Download {
         if state.known_cvs.has(cv) { state.cvs.get(cv as usize).copied() } else { None }
     }
 
+    /// Whether data lies on disk that only CVs can tell to be right.
+    #[must_use]
+    pub fn awaits_cvs(&self) -> bool {
+        !lock(&self.state).candidates.is_empty()
+    }
+
     /// Takes CVs that were checked against their file's root. Returns the pieces that are thereby verified: their data
     /// was on disk and only nobody could tell whether it is right.
     ///

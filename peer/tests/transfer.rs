@@ -1,0 +1,306 @@
+//! Real processes move real files: what arrives is what was sent, wherever it goes and however it is asked for.
+#![expect(clippy::unwrap_used, reason = "a test that can not go on should stop where it stands")]
+
+mod common;
+
+use common::{MIB, Running, World, closed_port, eventually, number, port_of, text};
+use rustix::process::Signal;
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_file_and_a_tree_arrive_whole_over_ipv4_and_ipv6() {
+    let world = World::new();
+    world.file("file.bin", 3 * MIB + 17);
+    world.tree("tree", 2 * MIB);
+    for (n, (seed, fetch)) in
+        [("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:0", "[::1]:0"), ("[::]:0", "127.0.0.1:0"), ("[::]:0", "[::]:0")]
+            .iter()
+            .enumerate()
+    {
+        let seed = world.seed_at(seed, &["file.bin", "tree"], &[]);
+        for (link, name) in seed.links.iter().zip(["file.bin", "tree"]) {
+            // A seed on all addresses prints one of a network; here only loopback is certain.
+            let port = link.rsplit('/').nth(2).unwrap().rsplit(':').next().unwrap();
+            let host = if fetch.starts_with('[') { "[::1]" } else { "127.0.0.1" };
+            let id = link.rsplit('/').next().unwrap();
+            let link = format!("http://{host}:{port}/m/{id}");
+            let out = format!("out{n}-{name}");
+            let done = world.run(&["fetch", &link, "-o", &out, "--listen", fetch]).ok();
+            assert!(done["changed"] == true && text(&done, "id") == id);
+            world.assert_same(name, &out);
+        }
+    }
+}
+
+#[test]
+fn sizes_at_every_edge_arrive_whole() {
+    let world = World::new();
+    let piece = 64 << 10;
+    let sizes = [0, 1, 1023, 1025, piece - 1, piece, piece + 1, 2 * piece - 1, 2 * piece, 4 * piece + 1];
+    let names: Vec<String> = sizes.iter().map(|size| format!("f{size}")).collect();
+    for (name, size) in names.iter().zip(sizes) {
+        world.file(name, size);
+        world.file(&format!("tree/{name}"), size);
+    }
+    fs::create_dir_all(world.path("hollow/a/b")).unwrap();
+    fs::create_dir(world.path("bare")).unwrap();
+    let mut paths: Vec<&str> = names.iter().map(String::as_str).collect();
+    paths.extend(["tree", "hollow", "bare"]);
+    let seed = world.seed(&paths, &["--piece-size", "64K"]);
+    let mut fetches: Vec<Running> = Vec::new();
+    for (path, link) in paths.iter().zip(&seed.links) {
+        fetches.push(world.fetch(link, &format!("out-{path}"), &[]));
+    }
+    for (path, mut fetch) in paths.iter().zip(fetches) {
+        fetch.end().ok();
+        world.assert_same(path, &format!("out-{path}"));
+    }
+}
+
+#[test]
+fn eight_fetches_at_once_share_the_work() {
+    let world = World::new();
+    world.tree("tree", 12 * MIB);
+    let tracker = world.tracker();
+    let seed = world.seed(&["tree"], &["--tracker", &tracker.url]);
+    assert!(seed.link.starts_with(&tracker.url), "{} {}", seed.link, tracker.url);
+    let fetches: Vec<Running> = (0..8).map(|n| world.fetch(&seed.link, &format!("out{n}"), &[])).collect();
+    let mut bytes = 0;
+    for (n, mut fetch) in fetches.into_iter().enumerate() {
+        bytes = number(&fetch.end().ok(), "bytes");
+        world.assert_same("tree", &format!("out{n}"));
+    }
+    let result = seed.stop();
+    let copies = number(&result, "sent") as f64 / bytes as f64;
+    eprintln!("eight fetches: the origin sent {copies:.2} copies");
+    assert!(copies < 4.0, "the origin sent {copies:.2} copies to eight fetches");
+    drop(tracker);
+}
+
+#[test]
+fn the_place_is_what_was_asked_for() {
+    let world = World::new();
+    world.tree("tree", MIB);
+    let seed = world.seed(&["tree"], &["--manifest", "m"]);
+    world.run(&["fetch", &seed.link, "--into", "in/to", "--listen", "127.0.0.1:0"]).ok();
+    world.assert_same("tree", "in/to/tree");
+    // An empty directory is filled, and stays the directory that it was.
+    fs::create_dir(world.path("empty")).unwrap();
+    let before = std::os::unix::fs::MetadataExt::ino(&fs::metadata(world.path("empty")).unwrap());
+    world.fetch(&seed.link, "empty", &[]).end().ok();
+    world.assert_same("tree", "empty");
+    assert_eq!(before, std::os::unix::fs::MetadataExt::ino(&fs::metadata(world.path("empty")).unwrap()));
+    // A manifest on stdin, and the path on stdout.
+    let mut command = world.peer(&["fetch", "-", "-o", "stdin", "--peer", &seed.addr(), "--listen", "127.0.0.1:0"]);
+    let done = Running::of(command.stdin(fs::File::open(world.path("m")).unwrap()), &["fetch", "-"]).end();
+    assert_eq!((done.code, done.out.as_slice()), (0, &b"stdin\n"[..]), "{}", done.err);
+    world.assert_same("tree", "stdin");
+}
+
+#[test]
+fn a_manifest_file_and_one_peer_are_enough() {
+    let world = World::new();
+    world.file("file", 2 * MIB);
+    world.run(&["create", "file", "-o", "m"]).ok();
+    // No tracker at all: this one listens to a tracker that is dead and has nothing else.
+    let dead = format!("http://127.0.0.1:{}", closed_port());
+    let seed = world.start(&["seed", "file", "--listen", "127.0.0.1:0", "--tracker", &dead]);
+    let peer = format!("127.0.0.1:{}", port_of(seed.pid()));
+    world.fetch("m", "out", &["--peer", &peer]).end().ok();
+    world.assert_same("file", "out");
+}
+
+#[test]
+fn a_fetching_peer_gives_the_link_to_newcomers() {
+    let world = World::new();
+    world.file("file", 6 * MIB);
+    let seed = world.seed(&["file"], &["--max-upload", "2M"]);
+    let first = world.fetch(&seed.link, "one", &["--seed-for", "60s", "--no-resume"]);
+    first.wait_for_done(1);
+    let link = format!("http://127.0.0.1:{}/m/{}", port_of(first.pid()), seed.id());
+    world.fetch(&link, "two", &[]).end().ok();
+    world.assert_same("file", "two");
+}
+
+#[test]
+fn who_may_not_upload_sends_nothing() {
+    let world = World::new();
+    world.file("file", 4 * MIB);
+    let seed = world.seed(&["file"], &["--max-upload", "4M"]);
+    let mut quiet = world.fetch(&seed.link, "one", &["--no-upload"]);
+    let mut other = world.fetch(&seed.link, "two", &[]);
+    assert_eq!(number(&quiet.end().ok(), "sent"), 0);
+    other.end().ok();
+    world.assert_same("file", "one");
+    world.assert_same("file", "two");
+}
+
+#[test]
+fn a_complete_target_is_answered_without_any_network() {
+    let world = World::new();
+    world.tree("tree", MIB);
+    let seed = world.seed(&["tree"], &["--manifest", "m"]);
+    world.fetch(&seed.link, "out", &[]).end().ok();
+    seed.stop();
+    // Port 1 of the range is taken by this test: a fetch that opened its port would fail.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let done = world.run(&["fetch", "m", "-o", "out", "--listen", &listen]).ok();
+    assert!(done["changed"] == false && done["downloaded"] == 0, "{done}");
+}
+
+#[test]
+fn what_differs_is_refused_replaced_or_repaired_as_asked() {
+    let world = World::new();
+    let data = world.file("file", 4 * MIB);
+    let seed = world.seed(&["file"], &["--manifest", "m"]);
+    world.fetch(&seed.link, "out", &[]).end().ok();
+    let mut edited = data.clone();
+    edited[3 * MIB] ^= 1;
+    fs::write(world.path("out"), &edited).unwrap();
+    let refused = world.fetch("m", "out", &["--peer", &seed.addr()]).end();
+    assert!(refused.err.contains("--repair") && refused.err.contains("--overwrite"), "{}", refused.err);
+    assert_eq!(refused.exits(8)["kind"], "refused");
+    assert_eq!(fs::read(world.path("out")).unwrap(), edited, "a refusal touches nothing");
+    let repaired = world.fetch(&seed.link, "out", &["--repair"]).end().ok();
+    world.assert_same("file", "out");
+    assert!(number(&repaired, "downloaded") < 4 * MIB as u64 / 2, "only bad pieces travel: {repaired}");
+    fs::write(world.path("out"), &edited).unwrap();
+    let bad = world.run(&["verify", &seed.link, "out"]);
+    let range = bad.records.iter().find(|record| record["type"] == "bad").unwrap();
+    let (start, end) = (number(range, "start"), number(range, "end"));
+    assert!(end - start == 64 << 10 && (start..end).contains(&(3 * MIB as u64)), "the piece and no more: {range}");
+    bad.exits(5);
+    world.fetch(&seed.link, "out", &["--overwrite"]).end().ok();
+    world.assert_same("file", "out");
+    // A copy holds the right bytes and is found complete by reading them.
+    fs::copy(world.path("out"), world.path("copy")).unwrap();
+    assert_eq!(world.fetch(&seed.link, "copy", &[]).end().ok()["changed"], false);
+    assert_eq!(world.run(&["verify", &seed.link, "copy"]).code, 0);
+}
+
+#[test]
+fn a_dry_run_tells_and_does_nothing() {
+    let world = World::new();
+    world.file("file", MIB);
+    let seed = world.seed(&["file"], &[]);
+    let plan = world.fetch(&seed.link, "out", &["--dry-run"]).end().ok();
+    assert_eq!((number(&plan, "bytes"), plan["exists"] == false), (MIB as u64, true));
+    assert_eq!((number(&plan, "seeds"), number(&plan, "peers_reachable")), (1, 1), "{plan}");
+    assert!(
+        !world.path("out").exists() && !world.path("out.part").exists() && !world.path("out.part.journal").exists()
+    );
+}
+
+#[test]
+fn rate_limits_hold() {
+    let world = World::new();
+    world.file("file", 24 * MIB);
+    for (limit_seed, limit_fetch) in [("8M", "0"), ("0", "8M")] {
+        let seed = world.seed(&["file"], &["--max-upload", limit_seed]);
+        let out = format!("out{limit_seed}");
+        let start = Instant::now();
+        let done = world.fetch(&seed.link, &out, &["--max-download", limit_fetch]).end().ok();
+        let (outside, inside) = (start.elapsed().as_secs_f64(), done["elapsed_s"].as_f64().unwrap());
+        // Too slow may be the machine's fault, too fast can't be.
+        assert!(outside > 2.8, "24 MiB at 8 MiB/s took {outside} s");
+        eprintln!("24 MiB at 8 MiB/s took {inside} s");
+        assert!(inside < 6.0, "24 MiB at 8 MiB/s took {inside} s");
+    }
+}
+
+#[test]
+fn a_seed_ends_when_its_condition_is_met() {
+    let world = World::new();
+    world.file("file", 3 * MIB);
+    for condition in ["complete=2", "copies=2", "uploaded=3M", "idle=3s"] {
+        let mut seed = world.seed(&["file"], &["--stop-when", condition, "--timeout", "50s"]);
+        let name = condition.replace('=', "");
+        let mut fetches: Vec<Running> =
+            (0..2).map(|n| world.fetch(&seed.link, &format!("{name}{n}"), &["--seed-for", "60s"])).collect();
+        let result = seed.running.end().ok();
+        let row = &result["contents"][0];
+        match condition {
+            "complete=2" => assert_eq!(row["finished_peers"], 2, "{row}"),
+            "copies=2" => assert!(row["copies"].as_f64().unwrap() >= 2.0, "{row}"),
+            "uploaded=3M" => assert!(number(row, "sent") >= 3 * MIB as u64, "{row}"),
+            _ => {}
+        }
+        for fetch in &mut fetches {
+            fetch.wait("completion", |record| record["type"] == "complete");
+            fetch.signal(Signal::INT);
+            fetch.end().ok();
+        }
+    }
+    let mut seed = world.seed(&["file"], &["--stop-when", "complete=1", "--timeout", "1s"]);
+    assert_eq!(seed.running.end().exits(7)["kind"], "incomplete");
+}
+
+#[test]
+fn a_fetch_gives_up_when_told_and_says_what_is_missing() {
+    let world = World::new();
+    world.file("file", 8 * MIB);
+    let seed = world.seed(&["file"], &["--max-upload", "500K"]);
+    let late = world.fetch(&seed.link, "late", &["--timeout", "3s"]).end();
+    assert!(late.err.contains("pieces are missing") && late.err.contains("run the same command again"), "{}", late.err);
+    assert_eq!(late.exits(7)["retry"], true);
+    assert!(world.path("late.part").exists() && !world.path("late").exists());
+    // Stopped, not closed: nothing comes any more, and nobody says why.
+    let fetch = world.fetch(&seed.link, "stalled", &["--stall-timeout", "3s"]);
+    fetch.wait_for_done(1);
+    seed.running.signal(Signal::STOP);
+    let mut fetch = fetch;
+    let stalled = fetch.end();
+    seed.running.signal(Signal::CONT);
+    assert!(stalled.err.contains("pieces are missing"), "{}", stalled.err);
+    stalled.exits(7);
+}
+
+#[test]
+fn a_background_process_serves_on_and_ends() {
+    let world = World::new();
+    world.tree("tree", MIB);
+    let seed = world.seed(&["tree"], &[]);
+    let start = Instant::now();
+    let done = world.fetch(&seed.link, "out", &["--seed-for", "8s", "--background"]).end();
+    let listed = world.background();
+    done.ok();
+    assert_eq!(listed.len(), 1);
+    let port = number(&listed[0], "port");
+    seed.stop();
+    let link = format!("http://127.0.0.1:{port}/m/{}", text(&listed[0], "id"));
+    world.fetch(&link, "later", &[]).end().ok();
+    world.assert_same("tree", "later");
+    eventually("the background process ends by itself", || world.background().is_empty());
+    assert!(start.elapsed() >= Duration::from_secs(8));
+}
+
+#[test]
+fn a_complete_target_is_served_when_asked() {
+    let world = World::new();
+    world.tree("tree", MIB);
+    let seed = world.seed(&["tree"], &[]);
+    world.fetch(&seed.link, "out", &[]).end().ok();
+    let again = world.fetch(&seed.link, "out", &["--seed-for", "60s"]);
+    again.wait("completion", |record| record["type"] == "complete");
+    let link = format!("http://127.0.0.1:{}/m/{}", port_of(again.pid()), seed.id());
+    seed.stop();
+    world.fetch(&link, "newcomer", &[]).end().ok();
+    world.assert_same("tree", "newcomer");
+}
+
+#[test]
+fn a_closed_stdout_ends_a_fetch_quietly() {
+    let world = World::new();
+    world.file("file", MIB);
+    let seed = world.seed(&["file"], &[]);
+    let mut command = world.peer(&["fetch", &seed.link, "-o", "out", "--listen", "127.0.0.1:0"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let talk = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code().is_some() && !talk.contains("panicked"), "{talk}");
+    world.assert_same("file", "out");
+}
