@@ -201,7 +201,7 @@ fn headers_whose_payload_never_comes_do_not_take_the_buffers_from_others() {
         let (honest, c, dir) = (engine().await, engine().await, tempfile::tempdir().unwrap());
         let mut fetch = content.fetch(&c, dir.path(), &[], &[]);
         let mut held = Vec::new();
-        for n in 0..40 {
+        for n in 0..45_u8 {
             let mut evil = Evil::dial(c.local_addr(), &hello(content.swarm(), n + 1)).await.unwrap();
             evil.send(&Message::HaveNone).await.unwrap();
             let block = Block { piece: 0, offset: 0, length: 1 << 18 };

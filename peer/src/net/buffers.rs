@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Buffers in an engine: 16 MiB, enough for the bandwidth of memory times the latency of a few thread hops.
 pub const BUFFERS: usize = 64;
 /// Buffers beside them for senders that have yet to show their pace.
-const UNPROVEN: usize = 32;
+const UNPROVEN: usize = 64;
 
 /// The pool. Clones share it.
 #[derive(Debug, Clone)]

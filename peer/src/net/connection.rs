@@ -37,8 +37,8 @@ const PROGRESS: (Duration, usize) = (Duration::from_millis(250), 8 << 10);
 /// A block whose payload stops for this long, or takes [`PAYLOAD_SLOW`] in all, ends the connection: it holds a buffer.
 const PAYLOAD_STUCK: Duration = Duration::from_secs(30);
 const PAYLOAD_SLOW: Duration = Duration::from_secs(120);
-/// After this long a buffer is given up if others wait for it.
-const PAYLOAD_YIELDS: Duration = Duration::from_secs(3);
+/// After this long a buffer is given up if others wait for it and fewer bytes per second come than an honest link has.
+const PAYLOAD_YIELDS: (Duration, f64) = (Duration::from_secs(3), 8_192.0);
 /// Whose block takes no longer than this is trusted with the buffers of the quick.
 const QUICK: Duration = Duration::from_secs(1);
 /// Frames that say nothing (keep-alives, unknown ones that may be skipped) in one second; more are a flood.
@@ -357,7 +357,7 @@ impl Reader {
             self.shared.down.acquire(share).await;
             let end = at + share;
             while at < end {
-                let read = self.read_some(&mut buffer[at..end], &mut waited).await?;
+                let read = self.read_some(&mut buffer[at..end], at, &mut waited).await?;
                 if read == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
@@ -375,12 +375,13 @@ impl Reader {
 
     /// Reads what is there of a payload, and keeps count of the time that its sender takes. A slow one may go on as long
     /// as nobody else needs the buffer.
-    async fn read_some(&mut self, out: &mut [u8], waited: &mut Duration) -> io::Result<usize> {
+    async fn read_some(&mut self, out: &mut [u8], got: usize, waited: &mut Duration) -> io::Result<usize> {
         let start = Instant::now();
         loop {
             let read = tokio::time::timeout(Duration::from_secs(1), self.stream.read(out)).await;
             let total = *waited + start.elapsed();
-            let yields = total > PAYLOAD_YIELDS && self.shared.pool.is_wanted(self.proven);
+            let crawls = total > PAYLOAD_YIELDS.0 && (got as f64) < total.as_secs_f64() * PAYLOAD_YIELDS.1;
+            let yields = crawls && self.shared.pool.is_wanted(self.proven);
             if yields || total > PAYLOAD_SLOW || (read.is_err() && start.elapsed() > PAYLOAD_STUCK) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
