@@ -59,11 +59,20 @@ impl AddressBook {
             known.seed |= seed;
             return;
         }
-        if self.known.len() >= KNOWN_MAX && !trusted {
-            return;
+        if self.known.len() >= KNOWN_MAX {
+            self.drop_least_useful();
         }
         let fresh = Known { trusted, seed, failures: 0, next: now, dialing: false, conn: None, last_connected: None };
         self.known.insert(addr, fresh);
+    }
+
+    /// Makes room: of the strangers that never answered, the one that failed most goes.
+    fn drop_least_useful(&mut self) {
+        let idle = |k: &Known| !k.trusted && !k.dialing && k.conn.is_none() && k.last_connected.is_none();
+        let worst = self.known.iter().filter(|(_, k)| idle(k)).max_by_key(|(_, k)| k.failures).map(|(addr, _)| *addr);
+        if let Some(addr) = worst {
+            self.known.remove(&addr);
+        }
     }
 
     /// A connection to or from this address is up.
@@ -93,7 +102,11 @@ impl AddressBook {
             self.dialing -= 1;
         }
         known.failures += 1;
-        if forget || (known.failures >= FAILURES_MAX && !known.trusted) {
+        if forget {
+            known.failures = FAILURES_MAX;
+        }
+        // What the user named may be something else today and a peer tomorrow: it is only left in peace for longer.
+        if known.failures >= FAILURES_MAX && !known.trusted {
             self.known.remove(&addr);
             return;
         }
@@ -214,6 +227,9 @@ mod tests {
         for port in 1024..5000 {
             book.hear(Time(0), addr(port), false, NEAR);
         }
+        assert_eq!(book.known.len(), KNOWN_MAX);
+        book.hear(Time(0), addr(60_000), false, NEAR);
+        assert!(book.known.contains_key(&addr(60_000)), "a full book still takes newcomers");
         assert_eq!(book.known.len(), KNOWN_MAX);
         assert_eq!(book.dials(Time(0), 100, false, &mut rng).len(), DIALS_MAX);
         assert_eq!(book.dials(Time(0), 100, false, &mut rng).len(), 0);

@@ -5,7 +5,9 @@
 
 use shoal_protocol::limits::CV_BATCH;
 use shoal_protocol::{Geometry, Hash, tree};
-use std::collections::BTreeSet;
+use shoal_protocol::tree::CvTree;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The CVs of a content.
@@ -16,13 +18,15 @@ pub struct CvBook {
     cvs: Vec<Option<Hash>>,
     /// First pieces of the batches that aren't known.
     missing: BTreeSet<u32>,
+    /// The trees of files that somebody asked for, by the number of the file's first CV.
+    trees: BTreeMap<u32, CvTree>,
 }
 
 impl CvBook {
     /// Starts with what is known.
     #[must_use]
     pub fn new(geometry: Arc<Geometry>, roots: Vec<Hash>, cvs: Vec<Option<Hash>>) -> Self {
-        let mut book = Self { geometry, roots, cvs, missing: BTreeSet::new() };
+        let mut book = Self { geometry, roots, cvs, missing: BTreeSet::new(), trees: BTreeMap::new() };
         for first in (0..book.geometry.pieces()).step_by(CV_BATCH as usize) {
             if !book.range_is_known(first, book.batch_len(first)) {
                 book.missing.insert(first);
@@ -87,12 +91,19 @@ impl CvBook {
 
     /// The answer to a request; no hashes when something that it needs isn't known here.
     #[must_use]
-    pub fn answer(&self, first: u32, count: u32) -> Vec<Hash> {
+    pub fn answer(&mut self, first: u32, count: u32) -> Vec<Hash> {
         let mut out = Vec::new();
         for (file, part) in self.geometry.large_within(first, count) {
-            let own = &self.cvs[file.first_cv as usize..(file.first_cv + file.pieces) as usize];
-            let Some(own) = own.iter().copied().collect::<Option<Vec<Hash>>>() else { return Vec::new() };
-            tree::make_batch(&own, part, &mut out);
+            let range = file.first_cv as usize..(file.first_cv + file.pieces) as usize;
+            let own = || self.cvs[range].iter().copied().collect::<Option<Vec<Hash>>>();
+            let tree = match self.trees.entry(file.first_cv) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => match own() {
+                    Some(cvs) => place.insert(CvTree::new(cvs)),
+                    None => return Vec::new(),
+                },
+            };
+            tree.make_batch(part, &mut out);
         }
         out
     }
