@@ -4,8 +4,8 @@
 //! fold is its sender's fault: the answer proves or disproves itself.
 
 use shoal_protocol::limits::CV_BATCH;
-use shoal_protocol::{Geometry, Hash, tree};
 use shoal_protocol::tree::CvTree;
+use shoal_protocol::{Geometry, Hash, tree};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,0 +1,300 @@
+//! The engine: many contents on one listening port, with one budget for rate, memory and connections.
+//!
+//! A command is a thin client of it.
+
+mod config;
+mod core;
+mod search;
+mod stats;
+
+pub use config::{EngineConfig, Listen, TrackerAt};
+pub(crate) use core::Content;
+pub use core::Core;
+pub use stats::{Notice, Stats, TrackerState};
+
+use crate::failure::{Failure, FailureKind};
+use crate::net::buffers::{BUFFERS, Pool};
+use crate::net::connection::Shared;
+use crate::net::disk::{Disk, Place};
+use crate::net::driver::{self, EVENTS, Event, Work};
+use crate::net::http_client::HttpClient;
+use crate::net::limiter::Limiter;
+use crate::net::listener;
+use crate::net::manifest_server::ManifestBytes;
+use crate::net::relays::Relays;
+use crate::store::{Download, Source};
+use crate::swarm;
+use core::OwnManifests;
+use shoal_protocol::announce::StopReason;
+use shoal_protocol::link::Url;
+use shoal_protocol::{Bitfield, Hash, Manifest, PeerId, SwarmId};
+use shoal_tracker::{Service, ServiceConfig};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Longest time that the tasks of an engine get for their end.
+const SHUTDOWN: Duration = Duration::from_secs(2);
+
+/// A content in an engine. Dropping it doesn't stop it; [`Handle::stop`] does.
+#[derive(Debug)]
+pub struct Handle {
+    /// Numbers.
+    pub stats: watch::Receiver<Stats>,
+    /// Events.
+    pub notices: mpsc::Receiver<Notice>,
+    finished: watch::Receiver<Option<Result<PathBuf, Failure>>>,
+    events: mpsc::Sender<Event>,
+    core: Arc<Core>,
+    swarm: SwarmId,
+}
+
+impl Handle {
+    /// Waits until a fetch has everything verified, flushed and under its final name, or fails for good.
+    /// Bad peers, dead trackers and missing pieces are no failures: then this waits.
+    ///
+    /// # Errors
+    /// Local trouble, such as a full disk.
+    pub async fn complete(&mut self) -> Result<PathBuf, Failure> {
+        match self.finished.wait_for(Option::is_some).await.map(|result| result.clone()) {
+            Ok(Some(result)) => result,
+            _ => Err(Failure::new(FailureKind::Bug, "the task that owns the swarm is gone")),
+        }
+    }
+
+    /// Stops this content: saves state, announces the end (two seconds at most), closes its connections.
+    pub async fn stop(self, reason: StopReason) {
+        self.core.forget(&self.swarm);
+        let (done, stopped) = oneshot::channel();
+        if self.events.send(Event::Stop(reason, done)).await.is_ok() {
+            let _ = stopped.await;
+        }
+    }
+}
+
+/// A seed's content.
+#[derive(Debug)]
+pub struct Seeding {
+    /// What it is.
+    pub manifest: Arc<Manifest>,
+    /// Where its bytes are.
+    pub source: Arc<dyn Source>,
+    /// All CVs in piece order.
+    pub cvs: Vec<Hash>,
+    /// Trackers to announce to.
+    pub trackers: Vec<Url>,
+}
+
+/// A fetch.
+#[derive(Debug)]
+pub struct Fetching {
+    /// What it is.
+    pub manifest: Arc<Manifest>,
+    /// Where it goes, opened and locked.
+    pub download: Arc<Download>,
+    /// Trackers to announce to.
+    pub trackers: Vec<Url>,
+    /// Peers to try first.
+    pub peers: Vec<SocketAddr>,
+}
+
+/// The engine. Clones are the same engine.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    core: Arc<Core>,
+}
+
+impl Engine {
+    /// Opens the port and starts accepting.
+    ///
+    /// # Errors
+    /// When no port of the range can be had.
+    pub async fn start(config: EngineConfig) -> Result<Self, Failure> {
+        let listener = listener::bind(&config.listen).map_err(|error| {
+            let (low, high) = (config.listen.ports.start(), config.listen.ports.end());
+            Failure::new(FailureKind::Local, format!("no port from {low} to {high} can be listened on: {error}"))
+                .hint("choose another with --listen")
+        })?;
+        let bug = |error: std::io::Error| Failure::new(FailureKind::Local, format!("this machine refuses: {error}"));
+        let mut peer = [0; 16];
+        getrandom::fill(&mut peer).map_err(|error| bug(std::io::Error::other(error)))?;
+        let core = Arc::new(Core {
+            peer: PeerId(peer),
+            local: listener.local_addr().map_err(bug)?,
+            http: HttpClient::new(),
+            disk: Disk::start().map_err(bug)?,
+            cancel: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            backlog: Arc::default(),
+            pool: Pool::new(BUFFERS),
+            up: Limiter::new(config.max_upload),
+            down: Limiter::new(config.max_download),
+            contents: RwLock::default(),
+            service: OnceLock::new(),
+            next_content: AtomicU64::new(0),
+            config,
+        });
+        let service_config = ServiceConfig { announces: core.config.tracker, ..ServiceConfig::default() };
+        let service = Service::new(service_config, Arc::new(OwnManifests(Arc::downgrade(&core))));
+        core.tasks.spawn(sweep(service.clone(), core.cancel.clone()));
+        let _ = core.service.set(service);
+        core.tasks.spawn(listener::run(Arc::clone(&core), listener));
+        Ok(Self { core })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.core.local
+    }
+
+    /// Serves a content.
+    #[must_use]
+    pub fn seed(&self, content: Seeding) -> Handle {
+        let pieces = content.manifest.geometry().pieces();
+        let known = content.cvs.iter().copied().map(Some).collect();
+        let start = Start {
+            have: Bitfield::all(pieces),
+            known,
+            origin: true,
+            source: content.source,
+            download: None,
+            trackers: content.trackers,
+            peers: Vec::new(),
+            cvs: content.cvs,
+        };
+        self.add(content.manifest, start)
+    }
+
+    /// Fetches a content and serves what it has of it.
+    #[must_use]
+    pub fn fetch(&self, content: Fetching) -> Handle {
+        let (cvs, known) = content.download.cvs();
+        let known = cvs.iter().zip(0..).map(|(cv, n)| known.has(n).then_some(*cv)).collect();
+        let mut peers = content.peers;
+        peers.extend(content.download.known_peers());
+        let start = Start {
+            have: content.download.have(),
+            known,
+            origin: false,
+            source: Arc::clone(&content.download) as Arc<dyn Source>,
+            download: Some(content.download),
+            trackers: content.trackers,
+            peers,
+            cvs: Vec::new(),
+        };
+        self.add(content.manifest, start)
+    }
+
+    fn add(&self, manifest: Arc<Manifest>, start: Start) -> Handle {
+        let core = &self.core;
+        let swarm_id = manifest.id().open_swarm();
+        let geometry = Arc::new(manifest.geometry().clone());
+        let (events, queue) = mpsc::channel(EVENTS);
+        let (stats, stats_out) = watch::channel(Stats { total: manifest.bytes(), ..Stats::default() });
+        let (notices, notices_out) = mpsc::channel(64);
+        let (finished, finished_out) = watch::channel(None);
+        let mut trackers: Vec<TrackerAt> = start.trackers.into_iter().map(TrackerAt::Http).collect();
+        if core.config.tracker {
+            trackers.insert(0, TrackerAt::Here);
+        }
+        let place = start.download.map(|download| {
+            Arc::new(Place {
+                content: core.next_content.fetch_add(1, Ordering::Relaxed),
+                manifest: Arc::clone(&manifest),
+                download,
+                events: events.clone(),
+            })
+        });
+        let content = Arc::new(Content {
+            manifest: Arc::clone(&manifest),
+            bytes: Arc::new(ManifestBytes::new(&manifest)),
+            events: events.clone(),
+            origin: start.origin,
+            place: place.clone(),
+            cvs: start.cvs,
+            cv_bytes: OnceLock::new(),
+            relays: Relays::default(),
+        });
+        let work = Work {
+            core: Arc::clone(core),
+            bytes: Arc::clone(&content.bytes),
+            swarm_id,
+            swarm: swarm::Config {
+                geometry: Arc::clone(&geometry),
+                roots: geometry.large().iter().map(|file| manifest.root(file.entry)).collect(),
+                peer: core.peer,
+                have: start.have,
+                cvs: start.known,
+                origin: start.origin,
+                upload: core.config.upload,
+                max_peers: core.config.max_peers,
+                trackers: trackers.len(),
+                allow_private: core.config.allow_private,
+                seed: getrandom::u64().unwrap_or(0),
+            },
+            place,
+            shared: Shared {
+                events: events.clone(),
+                source: start.source,
+                pool: core.pool.clone(),
+                up: core.up.clone(),
+                down: core.down.clone(),
+                geometry,
+                backlog: Arc::clone(&core.backlog),
+                tasks: core.tasks.clone(),
+            },
+            trackers,
+            peers: start.peers,
+            stats,
+            notices,
+            finished,
+            cancel: core.cancel.child_token(),
+            manifest,
+        };
+        core.contents.write().unwrap_or_else(PoisonError::into_inner).insert(swarm_id, content);
+        core.tasks.spawn(driver::run(work, queue));
+        Handle {
+            stats: stats_out,
+            notices: notices_out,
+            finished: finished_out,
+            events,
+            core: Arc::clone(core),
+            swarm: swarm_id,
+        }
+    }
+
+    /// Closes the port and every connection, and waits until all tasks are gone, two seconds at most. Contents must have
+    /// been stopped before.
+    pub async fn shutdown(self) {
+        self.core.cancel.cancel();
+        self.core.tasks.close();
+        if tokio::time::timeout(SHUTDOWN, self.core.tasks.wait()).await.is_err() {
+            tracing::debug!(tasks = self.core.tasks.len(), "some tasks did not end in time");
+        }
+    }
+}
+
+struct Start {
+    have: Bitfield,
+    known: Vec<Option<Hash>>,
+    origin: bool,
+    source: Arc<dyn Source>,
+    download: Option<Arc<Download>>,
+    trackers: Vec<Url>,
+    peers: Vec<SocketAddr>,
+    cvs: Vec<Hash>,
+}
+
+/// Lets the tracker forget what is over.
+async fn sweep(service: Service, cancel: CancellationToken) {
+    let mut due = tokio::time::interval(Duration::from_secs(1));
+    while cancel.run_until_cancelled(due.tick()).await.is_some() {
+        service.sweep(service.now_ms());
+    }
+}
