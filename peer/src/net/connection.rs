@@ -184,6 +184,8 @@ impl Reader {
         let early = self.buffer.len().min(length);
         buffer[..early].copy_from_slice(&self.buffer[..early]);
         self.buffer.advance(early);
+        // It came without having been waited for, and counts all the same: it may be a quarter of a small block.
+        self.shared.down.acquire(early).await;
         let mut at = early;
         while at < length {
             let share = (length - at).min(self.shared.down.share());
