@@ -201,11 +201,10 @@ fn rate_limits_hold() {
     for (limit_seed, limit_fetch) in [("8M", "0"), ("0", "8M")] {
         let seed = world.seed(&["file"], &["--max-upload", limit_seed]);
         let out = format!("out{limit_seed}");
-        let start = Instant::now();
         let done = world.fetch(&seed.link, &out, &["--max-download", limit_fetch]).end().ok();
-        let (outside, inside) = (start.elapsed().as_secs_f64(), done["elapsed_s"].as_f64().unwrap());
+        let inside = done["elapsed_s"].as_f64().unwrap();
         // Too slow may be the machine's fault, too fast can't be.
-        assert!(outside > 2.8, "24 MiB at 8 MiB/s took {outside} s");
+        assert!(inside > 3.0 * 0.93, "24 MiB at 8 MiB/s took {inside} s with {limit_seed} and {limit_fetch}");
         eprintln!("24 MiB at 8 MiB/s took {inside} s");
         assert!(inside < 6.0, "24 MiB at 8 MiB/s took {inside} s");
     }

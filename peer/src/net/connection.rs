@@ -350,6 +350,8 @@ impl Reader {
         let early = self.buffer.len().min(length);
         buffer[..early].copy_from_slice(&self.buffer[..early]);
         self.buffer.advance(early);
+        // It came without having been waited for, and counts all the same: it may be a quarter of a small block.
+        self.shared.down.acquire(early).await;
         let (mut at, mut told, mut waited) = (early, early, Duration::ZERO);
         self.reported = Instant::now();
         while at < length {
