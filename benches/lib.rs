@@ -45,8 +45,8 @@ pub fn measure<T>(name: &str, unit: &str, units: f64, mut work: impl FnMut() -> 
 
 /// Three digits are more than a measurement on a shared machine carries; the rest would only make diffs.
 fn round(value: f64) -> f64 {
-    let step = 10_f64.powi(value.abs().max(1e-9).log10().floor() as i32 - 3);
-    (value / step).round() * step
+    // By way of text: multiplying by a power of ten would leave digits of its own.
+    format!("{value:.3e}").parse().unwrap_or(value)
 }
 
 /// A number with a unit prefix.

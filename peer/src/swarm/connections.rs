@@ -208,6 +208,7 @@ impl Swarm {
 
     pub(super) fn announced(&mut self, now: Time, tracker: TrackerId, reached: IpAddr, handout: &Handout) {
         self.announcer.answered(now, tracker, handout.interval, &mut self.rng);
+        self.spare.counted(handout.seeds);
         let trust = Trust { source: reach(reached), allow_private: self.config.allow_private };
         for peer in &handout.peers {
             for addr in peer.resolve(reached) {

@@ -170,6 +170,9 @@ impl Swarm {
         if self.picker.startable() > 0 && self.sessions[&conn].useful > 0 && !self.only_slow_left(conn) {
             return false;
         }
+        if !self.may_start(now, conn) {
+            return false;
+        }
         let piece_bytes = u64::from(shoal_protocol::limits::BLOCK_BYTES);
         let Some(thief) = self.sessions.get_mut(&conn) else { return false };
         if thief.pipeline.snubbed || thief.probation {

@@ -10,6 +10,10 @@ use std::time::Duration;
 const PROBE: Duration = Duration::from_millis(700);
 const REST: Duration = Duration::from_secs(8);
 const FIRST: Duration = Duration::from_secs(3);
+/// How long a newcomer waits for a tracker's first answer.
+const ANSWER: Duration = Duration::from_millis(300);
+/// How long it waits for connections to the complete peers that the tracker counts.
+const ACQUAINTANCE: Duration = Duration::from_millis(1_500);
 /// Four equal sources are enough, three are not: a fifth source of five would bring a quarter.
 const GAIN: f64 = 1.3;
 
@@ -25,20 +29,38 @@ enum State {
 #[derive(Debug)]
 pub struct Spare {
     state: State,
-}
-
-impl Default for Spare {
-    fn default() -> Self {
-        Self { state: State::Off }
-    }
+    born: Time,
+    /// Complete peers, the origin among them, by the count of a tracker; `None` while none has answered.
+    counted: Option<u32>,
 }
 
 impl Spare {
+    /// A newcomer. `trackers`: whether there is anybody who could know of other complete peers.
+    #[must_use]
+    pub fn new(now: Time, trackers: bool) -> Self {
+        Self { state: State::Off, born: now, counted: if trackers { None } else { Some(0) } }
+    }
+
+    /// A tracker said how many complete peers there are.
+    pub fn counted(&mut self, seeds: u32) {
+        self.counted = Some(self.counted.unwrap_or(0).max(seeds));
+    }
+
+    /// Whether a newcomer should wait a moment for others than the origin, which it reaches first. On a fast network the
+    /// little while in which only the origin is connected is long enough to take a tenth of a copy from it.
+    fn waits(&self, now: Time, others: usize) -> bool {
+        let age = now.since(self.born);
+        match self.counted {
+            None => age < ANSWER,
+            Some(seeds) => seeds >= 3 && others < 2 && age < ACQUAINTANCE,
+        }
+    }
+
     /// Whether to spare the origin now. `others`: other complete sources that work; `rate`: what arrives in all.
     pub fn update(&mut self, now: Time, others: usize, rate: f64) -> bool {
         if others < 2 {
             self.state = State::Off;
-            return false;
+            return self.waits(now, others);
         }
         self.state = match self.state {
             State::Off => State::Sparing { until: now + FIRST },
@@ -66,8 +88,20 @@ mod tests {
     }
 
     #[test]
+    fn a_newcomer_waits_a_moment_for_the_complete_peers_that_a_tracker_counts() {
+        let mut spare = Spare::new(at(0), true);
+        assert!(spare.update(at(299), 0, 0.0) && !spare.update(at(301), 0, 0.0), "no answer");
+        spare.counted(3);
+        assert!(spare.update(at(400), 1, 0.0) && !spare.update(at(1_600), 1, 0.0));
+        let mut alone = Spare::new(at(0), true);
+        alone.counted(2);
+        assert!(!alone.update(at(1), 0, 0.0), "one seed besides the origin is not enough to spare it");
+        assert!(!Spare::new(at(0), false).update(at(1), 0, 0.0), "nobody to wait for");
+    }
+
+    #[test]
     fn an_origin_that_adds_nothing_is_left_alone_most_of_the_time() {
-        let mut spare = Spare::default();
+        let mut spare = Spare::new(at(0), false);
         assert!(!spare.update(at(0), 1, 1e6));
         let spared = (0..60_000).step_by(100).filter(|ms| spare.update(at(*ms), 3, 1e6)).count();
         assert!(spared > 500, "{spared} of 600");
@@ -75,7 +109,7 @@ mod tests {
 
     #[test]
     fn an_origin_that_doubles_the_rate_is_used_most_of_the_time() {
-        let mut spare = Spare::default();
+        let mut spare = Spare::new(at(0), false);
         let mut spared = false;
         let mut count = 0;
         for ms in (0..60_000).step_by(100) {

@@ -97,7 +97,7 @@ impl Swarm {
         Self {
             picker,
             spread,
-            spare: Spare::default(),
+            spare: Spare::new(now, config.trackers > 0),
             cvs: CvBook::new(Arc::clone(&geometry), config.roots.clone(), config.cvs.clone()),
             announcer: Announcer::new(now, config.trackers, complete),
             sessions: BTreeMap::new(),
