@@ -65,7 +65,7 @@ fn four_origins_do_not_choose_the_same_pieces() {
         }
         let report = world.fetchers(1, up(), down()).run();
         must_complete(&report);
-        assert!(report.wasted < 0.01, "{report}");
+        assert!(report.wasted < 0.05, "{report}");
     }
 }
 
