@@ -3,18 +3,16 @@
 //! A command is a thin client of it.
 
 mod config;
-mod core;
 mod search;
 mod stats;
 
 pub use config::{EngineConfig, Listen, TrackerAt};
-pub(crate) use core::Content;
-pub use core::Core;
 pub use stats::{Notice, Stats, TrackerState};
 
 use crate::failure::{Failure, FailureKind};
 use crate::net::buffers::{BUFFERS, Pool};
 use crate::net::connection::Shared;
+use crate::net::core::{Content, Core, OwnManifests};
 use crate::net::disk::{Disk, Place};
 use crate::net::driver::{self, EVENTS, Event, Work};
 use crate::net::http_client::HttpClient;
@@ -24,7 +22,6 @@ use crate::net::manifest_server::ManifestBytes;
 use crate::net::relays::Relays;
 use crate::store::{Download, Source};
 use crate::swarm;
-use core::OwnManifests;
 use shoal_protocol::announce::StopReason;
 use shoal_protocol::link::Url;
 use shoal_protocol::{Bitfield, Hash, Manifest, PeerId, SwarmId};

@@ -1,7 +1,8 @@
 //! Announces to one tracker: over HTTP, or straight to the one inside this process.
 
+use super::core::Core;
 use super::http_client::{HttpError, Nearest};
-use crate::engine::{Core, TrackerAt};
+use crate::engine::TrackerAt;
 use shoal_protocol::announce::{Announce, Handout};
 use shoal_protocol::limits::HANDOUT_BYTES;
 use std::net::{IpAddr, Ipv4Addr};

@@ -3,11 +3,12 @@
 use super::announce;
 use super::buffers::Buffer;
 use super::connection::{self, Link, Shared};
+use super::core::Core;
 use super::disk::{Job, Place};
 use super::handshake::{self, HandshakeError, Opened};
 use super::manifest_server::ManifestBytes;
 use super::socket;
-use crate::engine::{Core, Notice, Stats, TrackerAt, TrackerState};
+use crate::engine::{Notice, Stats, TrackerAt, TrackerState};
 use crate::failure::{Failure, FailureKind};
 use crate::store::ReadError;
 use crate::swarm::{self, ConnId, Input, Outcome, Output, Swarm, Time, TrackerId};

@@ -1,9 +1,10 @@
 //! The one port of a process: peers and HTTP clients arrive on it and are told apart by their first byte.
 
+use super::core::Core;
 use super::driver::Event;
 use super::handshake::{self, HANDSHAKE, HandshakeError, Opened};
 use super::{manifest_server, socket};
-use crate::engine::{Core, Listen};
+use crate::engine::Listen;
 use shoal_protocol::address::{Reach, canonical_addr, reach};
 use shoal_protocol::handshake::MAGIC;
 use shoal_protocol::message::GoodbyeReason;

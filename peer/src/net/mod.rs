@@ -6,6 +6,7 @@
 pub mod announce;
 pub mod buffers;
 pub mod connection;
+pub mod core;
 mod dialer;
 pub mod disk;
 pub mod driver;

@@ -1,15 +1,15 @@
 //! What all contents of an engine share: its name, its port, its budgets, its threads, and the manifests that its port
 //! gives out.
 
-use super::{EngineConfig, Listen};
-use crate::net::buffers::Pool;
-use crate::net::disk::{Disk, Place};
-use crate::net::driver::Event;
-use crate::net::http_client::HttpClient;
-use crate::net::interfaces;
-use crate::net::limiter::Limiter;
-use crate::net::manifest_server::ManifestBytes;
-use crate::net::relays::Relays;
+use super::buffers::Pool;
+use super::disk::{Disk, Place};
+use super::driver::Event;
+use super::http_client::HttpClient;
+use super::interfaces;
+use super::limiter::Limiter;
+use super::manifest_server::ManifestBytes;
+use super::relays::Relays;
+use crate::engine::{EngineConfig, Listen};
 use crate::swarm::QUEUE_DEPTH;
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
@@ -40,13 +40,13 @@ pub struct Core {
     pub(crate) cancel: CancellationToken,
     /// Every task of the engine, so that its end can wait for theirs.
     pub(crate) tasks: TaskTracker,
-    pub(super) backlog: Arc<AtomicUsize>,
-    pub(super) pool: Pool,
-    pub(super) up: Limiter,
-    pub(super) down: Limiter,
-    pub(super) contents: RwLock<BTreeMap<SwarmId, Arc<Content>>>,
-    pub(super) service: OnceLock<Service>,
-    pub(super) next_content: AtomicU64,
+    pub(crate) backlog: Arc<AtomicUsize>,
+    pub(crate) pool: Pool,
+    pub(crate) up: Limiter,
+    pub(crate) down: Limiter,
+    pub(crate) contents: RwLock<BTreeMap<SwarmId, Arc<Content>>>,
+    pub(crate) service: OnceLock<Service>,
+    pub(crate) next_content: AtomicU64,
 }
 
 /// A content as the listening port sees it.
@@ -56,10 +56,10 @@ pub(crate) struct Content {
     pub(crate) bytes: Arc<ManifestBytes>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) origin: bool,
-    pub(super) place: Option<Arc<Place>>,
-    pub(super) cvs: Vec<Hash>,
+    pub(crate) place: Option<Arc<Place>>,
+    pub(crate) cvs: Vec<Hash>,
     /// All CVs in one: a request reads them part by part, and there may be 128 MiB of them.
-    pub(super) cv_bytes: OnceLock<Bytes>,
+    pub(crate) cv_bytes: OnceLock<Bytes>,
     pub(crate) relays: Relays,
 }
 
@@ -85,7 +85,7 @@ impl Core {
         self.contents.read().unwrap_or_else(PoisonError::into_inner).get(swarm).cloned()
     }
 
-    pub(super) fn forget(&self, swarm: &SwarmId) {
+    pub(crate) fn forget(&self, swarm: &SwarmId) {
         self.contents.write().unwrap_or_else(PoisonError::into_inner).remove(swarm);
     }
 
@@ -134,7 +134,7 @@ impl Core {
 
 /// The manifests of an engine, as its HTTP port gives them out.
 #[derive(Debug)]
-pub(super) struct OwnManifests(pub(super) std::sync::Weak<Core>);
+pub(crate) struct OwnManifests(pub(crate) std::sync::Weak<Core>);
 
 impl OwnManifests {
     fn content(&self, id: &ContentId) -> Option<Arc<Content>> {
