@@ -10,7 +10,7 @@ use super::{Context, create, fetch};
 use crate::engine::{Engine, Handle, Notice, Seeding, Stats};
 use crate::failure::{Failure, FailureKind};
 use crate::net::interfaces;
-use crate::store::SeedSource;
+use crate::store::{Scanned, SeedSource};
 use serde::Serialize;
 use shoal_protocol::announce::StopReason;
 use shoal_protocol::link::Url;
@@ -153,11 +153,12 @@ impl Seeder<'_> {
 
     /// Hashes a path and starts serving it; returns its position among the contents.
     async fn add(&mut self, path: &Path, tell: &mpsc::Sender<Published>) -> Result<usize, Failure> {
-        let scanned = create::scan_path(path, &self.args.scan, self.context).await?;
+        // Taken apart, not cloned: a million entries are hundreds of megabytes.
+        let Scanned { manifest, cvs, stamps, root, trusted, follow_links, .. } =
+            create::scan_path(path, &self.args.scan, self.context).await?;
         let trackers = &self.args.net.tracker;
         let hinted = if trackers.is_empty() { &self.own } else { trackers };
-        let manifest =
-            Arc::new(create::with_hints(scanned.manifest.clone(), self.args.name.clone(), &scanned.root, hinted)?);
+        let manifest = Arc::new(create::with_hints(manifest, self.args.name.clone(), &root, hinted)?);
         if let Some(file) = &self.args.manifest {
             create::write_manifest(&manifest, file)?;
         }
@@ -171,12 +172,12 @@ impl Seeder<'_> {
             return Ok(at);
         }
         let index = self.contents.len();
-        let parcel = Parcel::new(index, &manifest, &scanned.cvs);
-        let source = SeedSource::of_scan(&scanned, Arc::clone(&manifest));
+        let parcel = (!trackers.is_empty()).then(|| Parcel::new(index, &manifest, &cvs));
+        let source = SeedSource::new(Arc::clone(&manifest), root, stamps, cvs.clone(), trusted, follow_links);
         let mut handle = self.engine.seed(Seeding {
             manifest: Arc::clone(&manifest),
             source: Arc::new(source),
-            cvs: scanned.cvs,
+            cvs,
             trackers: trackers.clone(),
         });
         let (_, nothing) = mpsc::channel(1);
@@ -192,7 +193,8 @@ impl Seeder<'_> {
             refused: 0,
             _publishing: trackers
                 .iter()
-                .map(|t| publish(&self.context.http, t, parcel.clone(), tell.clone()))
+                .zip(parcel.iter().cycle())
+                .map(|(tracker, parcel)| publish(&self.context.http, tracker, parcel.clone(), tell.clone()))
                 .collect(),
             manifest,
         });
