@@ -258,7 +258,7 @@ fn watch(
             if seconds[host - 1].is_nan() && system.marker(scene, host).exists() {
                 seconds[host - 1] = start.elapsed().as_secs_f64();
             } else if ended {
-                return Err(format!("host {host} ended before it had everything"));
+                return Err(format!("host {host} ended before it had everything: {}", fetches[host - 1].status()));
             }
         }
         if start.elapsed().as_secs_f64() > patience {

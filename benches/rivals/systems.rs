@@ -257,7 +257,7 @@ impl Aria2 {
             "--listen-port=6881",
             "--seed-ratio=0.0",
             "--bt-max-peers=0",
-            "--bt-request-peer-speed-limit=1G",
+            "--bt-request-peer-speed-limit=1000M",
         ]);
         command.args(["--bt-tracker-interval=2", "--file-allocation=none"]).args(words);
         command.arg(format!("--dir={}", folder.display())).arg(Torrent::file(scene));

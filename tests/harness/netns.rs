@@ -180,7 +180,7 @@ impl Net {
     /// When `nft` or the kernel refuses.
     pub fn lose(&self, host: usize, percent: u32) -> Result<()> {
         let rule = format!("meta iifname eth0 numgen random mod 100 < {percent} drop");
-        let table = format!("table inet shoal {{ chain lossy {{ type filter hook input priority 0; {rule}; }} }}");
+        let table = format!("table inet shoal {{\nchain lossy {{ type filter hook input priority 0; {rule}; }}\n}}");
         ip(&["netns", "exec", &self.hosts[host].namespace, "nft", &table])
     }
 
@@ -292,7 +292,10 @@ fn sweep() {
 
 /// A program that ends with its owner.
 #[derive(Debug)]
-pub struct Process(Child);
+pub struct Process {
+    child: Child,
+    said: PathBuf,
+}
 
 impl Process {
     /// Starts a command with its output in files `NAME.out` and `NAME.err` of a directory.
@@ -302,12 +305,21 @@ impl Process {
     pub fn start(mut command: Command, dir: &Path, name: &str) -> Result<Self> {
         let file = |end| File::create(dir.join(format!("{name}.{end}"))).map_err(|error| error.to_string());
         let child = command.stdout(file("out")?).stderr(file("err")?).spawn();
-        child.map(Self).map_err(|error| format!("{name}: {error}"))
+        let said = dir.join(format!("{name}.out"));
+        child.map(|child| Self { child, said }).map_err(|error| format!("{name}: {error}"))
     }
 
     /// Whether it has ended.
     pub fn ended(&mut self) -> bool {
-        !matches!(self.0.try_wait(), Ok(None))
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// How it ended, and the last that it said.
+    pub fn status(&mut self) -> String {
+        let status = self.child.try_wait().ok().flatten().map_or_else(|| "it runs".to_owned(), |s| s.to_string());
+        let said = ["out", "err"].map(|end| fs::read_to_string(self.said.with_extension(end)).unwrap_or_default());
+        let last = said.iter().filter_map(|text| text.lines().last()).collect::<Vec<_>>().join("; ");
+        format!("{status}: {last}")
     }
 
     /// Asks it to end and waits until it has.
@@ -315,7 +327,7 @@ impl Process {
     /// # Errors
     /// When it doesn't.
     pub fn interrupt(&mut self) -> Result<()> {
-        if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(rustix::process::Pid::from_raw)
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw)
             && !self.ended()
         {
             rustix::process::kill_process(pid, rustix::process::Signal::INT).map_err(|error| error.to_string())?;
@@ -333,8 +345,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
