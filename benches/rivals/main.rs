@@ -261,6 +261,9 @@ fn watch(
                 return Err(format!("host {host} ended before it had everything: {}", fetches[host - 1].status()));
             }
         }
+        if fetches.len() < count && seconds[..fetches.len()].iter().all(|seconds| !seconds.is_nan()) {
+            return Err("the early ones were done before the others joined".to_owned());
+        }
         if start.elapsed().as_secs_f64() > patience {
             return Err(format!("not done after {patience:.0} s"));
         }

@@ -390,7 +390,8 @@ impl Peers<'_> {
             command.env_remove(name);
         }
         command.env("XDG_STATE_HOME", self.dir.join(format!("state{host}")));
-        command.args(["--no-config", "--json", "--progress", "none"]);
+        // With its progress each second, which tests and benches read.
+        command.args(["--no-config", "--json"]);
         command
     }
 
