@@ -12,6 +12,8 @@ pub mod faults;
 pub mod host;
 pub mod link;
 pub mod loopback;
+#[cfg(target_os = "linux")]
+pub mod netns;
 pub mod report;
 pub mod world;
 
