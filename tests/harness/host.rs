@@ -22,7 +22,7 @@ pub struct Vices {
 #[derive(Debug)]
 pub struct Host {
     /// Its swarm; `None` before it joins and after it dies.
-    pub swarm: Option<Swarm>,
+    pub swarm: Option<Box<Swarm>>,
     /// Its name.
     pub peer: PeerId,
     /// Where it listens.
@@ -33,6 +33,8 @@ pub struct Host {
     pub must_complete: bool,
     /// When it came.
     pub joined: Time,
+    /// When its first piece was verified.
+    pub first_piece: Option<Time>,
     /// When it completed.
     pub finished: Option<Time>,
     /// It does not react.
@@ -100,6 +102,11 @@ impl Disk {
         if last {
             self.fed.remove(&block.piece);
         }
+    }
+
+    /// The piece is had: where its blocks came from no longer matters.
+    pub fn forget(&mut self, piece: u32) {
+        self.pieces.remove(&piece);
     }
 
     /// Forgets what was hashed.

@@ -1,11 +1,10 @@
 //! What came of a run.
 
 use shoal_peer::swarm::Time;
-use shoal_peer::swarm::time;
 use std::fmt;
 
 /// The outcome of one world.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Report {
     /// What the world was.
     pub world: String,
@@ -15,10 +14,18 @@ pub struct Report {
     pub complete: bool,
     /// Seconds from a host's joining to its completion, for those that completed.
     pub seconds: Vec<f64>,
+    /// Seconds from a host's joining to its first verified piece, ascending.
+    pub first_piece: Vec<f64>,
     /// Seconds that no schedule can beat.
     pub bound: f64,
+    /// The same for each host by its own downlink: infinity for those that had all from the start.
+    pub own_bounds: Vec<f64>,
+    /// Where hosts joined by a fault: when the last could be complete at best, as seen at that moment.
+    pub join_bound: f64,
     /// Copies of the content that left the origins.
     pub origin_copies: f64,
+    /// The same in bytes.
+    pub origin_bytes: u64,
     /// Bytes received for nothing, as a fraction of all payload received.
     pub wasted: f64,
     /// Control frames sent.
@@ -33,6 +40,8 @@ pub struct Report {
     pub convicted: Vec<(usize, usize, bool)>,
     /// Connections that were ended because one side broke the protocol.
     pub protocol_errors: u64,
+    /// Bytes of the swarm's state, mean over the hosts at the end: an estimate.
+    pub state_bytes: u64,
     /// When the last event happened.
     pub ended: Time,
     /// Hash over all that happened.
@@ -49,29 +58,72 @@ impl Report {
     /// When the last host completed, in seconds since the beginning.
     #[must_use]
     pub fn last(&self) -> f64 {
-        let last = self.finished.iter().flatten().max().copied().unwrap_or(time::Time::NEVER);
+        let last = self.finished.iter().flatten().max().copied().unwrap_or(Time::NEVER);
         last.0 as f64 / 1e6
     }
+
+    /// The worst ratio of any host's time to its own bound, which knows its own downlink only.
+    #[must_use]
+    pub fn worst_own_ratio(&self) -> f64 {
+        let each = self
+            .finished
+            .iter()
+            .zip(&self.own_bounds)
+            .filter_map(|(at, bound)| Some(at.as_ref()?.0 as f64 / 1e6 / bound));
+        each.fold(0.0, f64::max)
+    }
+
+    /// The time that this fraction of those who completed needed at most, from their joining.
+    #[must_use]
+    pub fn percentile(&self, fraction: f64) -> f64 {
+        let mut sorted = self.seconds.clone();
+        sorted.sort_by(f64::total_cmp);
+        at_fraction(&sorted, fraction)
+    }
+
+    /// Control frames that each host sent, on average.
+    #[must_use]
+    pub fn messages_per_peer(&self) -> f64 {
+        self.messages as f64 / (self.finished.len() as f64).max(1.0)
+    }
+}
+
+fn at_fraction(sorted: &[f64], fraction: f64) -> f64 {
+    let at = ((sorted.len() as f64 * fraction).ceil() as usize).saturating_sub(1);
+    sorted.get(at).copied().unwrap_or(f64::NAN)
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: last {:.2} s, bound {:.2} s, ratio {:.3}, origin copies {:.3}, wasted {:.2} %, {} control frames, \
-             {} blocks, {} events, {} bad pieces, complete: {}, trace {:016x}",
+            "{}: last {:.2} s, bound {:.2} s, ratio {:.3}, each by its own bound {:.3}, p50 {:.2} s, p99 {:.2} s, first piece p50 \
+             {:.2} s last {:.2} s, origin copies {:.3}, wasted {:.2} %, {} control frames ({:.0} a peer), {} blocks, {} KiB of \
+             state a peer, {} events, {} bad pieces, complete: {} ({} finished), trace {:016x}",
             self.world,
             self.last(),
             self.bound,
             self.ratio(),
+            self.worst_own_ratio(),
+            self.percentile(0.5),
+            self.percentile(0.99),
+            at_fraction(&self.first_piece, 0.5),
+            at_fraction(&self.first_piece, 1.0),
             self.origin_copies,
             self.wasted * 100.0,
             self.messages,
+            self.messages_per_peer(),
             self.blocks,
+            self.state_bytes >> 10,
             self.events,
             self.bad_pieces,
             self.complete,
+            self.finished.iter().flatten().count(),
             self.trace,
-        )
+        )?;
+        if self.join_bound > 0.0 {
+            write!(f, ", by the bound at the last joining {:.3}", self.last() / self.join_bound)?;
+        }
+        Ok(())
     }
 }

@@ -176,6 +176,11 @@ impl AddressBook {
         self.known.iter().filter(move |(_, k)| k.conn.is_some() || recent(k)).map(|(a, k)| (*a, k.seed))
     }
 
+    /// What the addresses take, roughly.
+    pub(super) fn state_bytes(&self) -> usize {
+        self.known.len() * (size_of::<SocketAddr>() + size_of::<Known>() + 16)
+    }
+
     /// Addresses worth keeping for the next run: those that worked.
     pub fn worth_keeping(&self) -> impl Iterator<Item = SocketAddr> {
         self.known.iter().filter(|(_, k)| k.last_connected.is_some()).map(|(a, _)| *a)

@@ -28,6 +28,7 @@ pub mod blame;
 mod connections;
 pub mod cvs;
 mod fetching;
+mod footprint;
 mod invariants;
 pub mod pex;
 pub mod picker;

@@ -22,6 +22,11 @@ pub struct Pex {
 }
 
 impl Pex {
+    /// What was told takes so much, roughly.
+    pub(super) fn state_bytes(&self) -> usize {
+        self.told.values().map(|(_, told)| 64 + told.len() * (size_of::<SocketAddr>() + 8)).sum()
+    }
+
     /// A connection ended.
     pub fn forget(&mut self, conn: ConnId) {
         self.told.remove(&conn);

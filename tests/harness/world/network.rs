@@ -1,12 +1,13 @@
 //! Connections between hosts, and the bytes on them.
 
+use super::tracker::SWARM;
 use super::{Event, World};
 use crate::host::Conn;
 use crate::link::{Item, Lane, Payload, Slice, frame_bytes, transfer_time};
 use shoal_peer::swarm::prng::Prng;
-use shoal_peer::swarm::{ConnId, Input, QUEUE_DEPTH, Swarm, Time};
+use shoal_peer::swarm::{ConnId, Input, QUEUE_DEPTH, Time};
+use shoal_protocol::Message;
 use shoal_protocol::message::{Block, GoodbyeReason, Hello};
-use shoal_protocol::{Message, SwarmId};
 use std::net::SocketAddr;
 
 impl World {
@@ -23,8 +24,8 @@ impl World {
         let (ours, theirs) = (self.next_conn, self.next_conn + 1);
         self.next_conn += 2;
         let lane = self.lanes.len();
-        for (from, to) in [(from, to), (to, from)] {
-            let rate = self.hosts[from].up.rate.min(self.hosts[to].down.rate);
+        for (from, to) in [((from, ours), (to, theirs)), ((to, theirs), (from, ours))] {
+            let rate = self.hosts[from.0].up.rate.min(self.hosts[to.0].down.rate);
             let window = (rate * self.latency_us as f64 / 1e6 * 4.0) as u64;
             self.lanes.push(Lane::new(from, to, window));
         }
@@ -42,13 +43,13 @@ impl World {
     pub(super) fn hello(&self, host: usize) -> Hello {
         let host = &self.hosts[host];
         Hello {
-            swarm: SwarmId([7; 32]),
+            swarm: SWARM,
             peer: host.peer,
             features: 0,
             port: host.addr.port(),
             queue_depth: QUEUE_DEPTH,
             needs_manifest: false,
-            spreads: host.swarm.as_ref().is_some_and(Swarm::is_origin),
+            spreads: host.swarm.as_ref().is_some_and(|s| s.is_origin()),
             no_upload: false,
             zone: String::new(),
             client: String::new(),
@@ -79,6 +80,13 @@ impl World {
             self.report.messages += 1;
             self.trace(frame_bytes(message));
         }
+        let item = match item {
+            Item::Frame(message) if self.may_pass(host, lane) => {
+                self.pass(host, lane, message);
+                return;
+            }
+            item => item,
+        };
         self.lanes[lane].queue.push_back(item);
         self.enqueue(lane);
     }
@@ -103,6 +111,22 @@ impl World {
         self.send(host, conn, Item::Block { block, rest: u64::from(block.length), good });
     }
 
+    /// Whether nothing that was sent earlier on this lane is still at this end.
+    fn may_pass(&self, host: usize, lane: usize) -> bool {
+        let busy = self.hosts[host].up.busy.as_ref().is_some_and(|(l, _)| *l == lane);
+        self.lanes[lane].queue.is_empty() && !busy && !self.hosts[host].stalled
+    }
+
+    fn pass(&mut self, host: usize, lane: usize, message: Message) {
+        let bytes = frame_bytes(&message);
+        let up = &mut self.hosts[host].up;
+        up.debt += bytes;
+        let us = transfer_time(bytes, up.rate) + self.latency_us + self.control_delay_us;
+        let at = Time(self.now.0 + us).max(self.lanes[lane].last_arrival);
+        self.lanes[lane].last_arrival = at;
+        self.push(at, Event::Frame { lane, message: Box::new(message) });
+    }
+
     // ---- bytes
 
     pub(super) fn enqueue(&mut self, lane: usize) {
@@ -121,9 +145,10 @@ impl World {
             if !self.lanes[lane].is_ready() {
                 continue;
             }
-            let slice = self.lanes[lane].take();
-            let us = transfer_time(slice.bytes, self.hosts[host].up.rate);
-            self.hosts[host].up.busy = Some((lane, slice));
+            let slice = self.lanes[lane].take(self.slice);
+            let up = &mut self.hosts[host].up;
+            let us = transfer_time(slice.bytes + std::mem::take(&mut up.debt), up.rate);
+            up.busy = Some((lane, slice));
             self.after(us, Event::UplinkFree(host));
         }
     }
@@ -138,22 +163,34 @@ impl World {
                 .collect();
             let only_frames = slice.payload.iter().all(|p| matches!(p, Payload::Frame(_)));
             let extra = if only_frames { self.control_delay_us } else { 0 };
-            let at = Time(self.now.0 + self.latency_us + extra).max(self.lanes[lane].last_arrival);
+            let mut at = Time(self.now.0 + self.latency_us + extra);
+            if !only_frames {
+                // All have the same latency, so what leaves first arrives first at the receiver's downlink.
+                let down = &mut self.hosts[self.lanes[lane].to].down;
+                down.free = Time(down.free.max(at).0 + transfer_time(slice.bytes, down.rate));
+                at = down.free;
+            }
+            at = at.max(self.lanes[lane].last_arrival);
             self.lanes[lane].last_arrival = at;
-            self.push(at, Event::Arrive { lane, slice });
+            self.push(at, Event::Deliver { lane, slice });
             self.enqueue(lane);
-            let conn = self.hosts[host].conns.iter().find(|(_, c)| c.lane == lane).map(|(c, _)| *c);
-            if let Some(conn) = conn {
-                for block in sent {
-                    self.report.blocks += 1;
-                    if self.hosts[host].origin {
-                        self.report.origin_copies += f64::from(block.length) / self.geometry.bytes() as f64;
-                    }
-                    self.feed(host, Input::BlockSent { conn, block });
+            let conn = self.lanes[lane].from_conn;
+            for block in sent {
+                self.report.blocks += 1;
+                if self.hosts[host].origin {
+                    self.report.origin_bytes += u64::from(block.length);
                 }
+                self.feed(host, Input::BlockSent { conn, block });
             }
         }
         self.start_uplink(host);
+    }
+
+    pub(super) fn deliver_frame(&mut self, lane: usize, message: Message) {
+        let (to, conn, open) = (self.lanes[lane].to, self.lanes[lane].to_conn, self.lanes[lane].open);
+        if open {
+            self.feed(to, Input::Message { conn, message });
+        }
     }
 
     pub(super) fn deliver(&mut self, lane: usize, slice: Slice) {
@@ -161,8 +198,10 @@ impl World {
         self.lanes[lane].in_flight -= slice.bytes;
         self.enqueue(lane);
         for payload in slice.payload {
-            let conn = self.hosts[to].conns.iter().find(|(_, c)| c.lane == lane ^ 1).map(|(c, _)| *c);
-            let Some(conn) = conn else { return };
+            if !self.lanes[lane].open {
+                return;
+            }
+            let conn = self.lanes[lane].to_conn;
             match payload {
                 Payload::Frame(message) => self.feed(to, Input::Message { conn, message }),
                 Payload::Part => self.feed(to, Input::BlockProgress { conn }),

@@ -1,0 +1,82 @@
+//! The tracker: the real registry, asked without HTTP in between.
+
+use super::{Event, World};
+use shoal_peer::swarm::Input;
+use shoal_protocol::announce::{Announce, Event as AnnounceEvent, Handout, HandoutPeer};
+use shoal_protocol::{PeerId, SwarmId};
+use shoal_tracker::registry::{Registry, RegistryConfig};
+use shoal_tracker::rng::Rng;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// The swarm that everybody is in.
+pub(super) const SWARM: SwarmId = SwarmId([7; 32]);
+const REACHED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 255, 0, 1));
+
+/// A registry, and what an announce needs besides.
+#[derive(Debug)]
+pub(super) struct Tracker {
+    registry: Registry,
+    rng: Rng,
+    pub(super) dead: bool,
+    /// Answers on their way, by host.
+    answers: std::collections::BTreeMap<usize, Handout>,
+}
+
+impl Tracker {
+    pub(super) fn new(seed: u64) -> Self {
+        let registry = Registry::new(RegistryConfig::default());
+        Self { registry, rng: Rng::new(seed), dead: false, answers: std::collections::BTreeMap::new() }
+    }
+
+    /// The host's announces get no answer any more; its record stays until it expires, as that of any process that dies.
+    pub(super) fn forget(&mut self, host: usize) {
+        self.answers.remove(&host);
+    }
+
+    fn ask(&mut self, now_ms: u64, announce: &Announce, addr: SocketAddr) -> Option<Handout> {
+        let answer = self.registry.announce(now_ms, announce, addr.ip(), REACHED, &mut self.rng).ok()?;
+        let peers = answer
+            .peers
+            .iter()
+            .map(|p| HandoutPeer { addrs: vec![SocketAddr::new(p.ip, p.port).to_string()], seed: p.seed });
+        let peers = peers.collect();
+        Some(Handout { interval: answer.interval_s, seeds: answer.seeds, leechers: answer.leechers, peers })
+    }
+}
+
+impl World {
+    pub(super) fn announce(&mut self, host: usize, tracker: usize, event: AnnounceEvent, want: u16) {
+        if !self.tracker.dead
+            && let Some(swarm) = &self.hosts[host].swarm
+        {
+            let peer: PeerId = self.hosts[host].peer;
+            let addr = self.hosts[host].addr;
+            let announce = Announce {
+                swarm: SWARM,
+                peer,
+                port: addr.port(),
+                event,
+                left: self.geometry.bytes() - swarm.done_bytes(),
+                downloaded: 0,
+                uploaded: 0,
+                want,
+                candidates: Vec::new(),
+                zone: String::new(),
+                label: String::new(),
+                reason: None,
+            };
+            if let Some(handout) = self.tracker.ask(self.now.0 / 1000, &announce, addr) {
+                self.tracker.answers.insert(host, handout);
+            }
+        }
+        self.after(2 * self.latency_us, Event::Announced { host, tracker });
+    }
+
+    pub(super) fn announced(&mut self, host: usize, tracker: usize) {
+        let input = match self.tracker.answers.remove(&host) {
+            Some(handout) if !self.tracker.dead => Input::Announced { tracker, reached: REACHED, handout },
+            _ => Input::AnnounceFailed { tracker, retry_after_s: None },
+        };
+        self.feed(host, input);
+    }
+}
