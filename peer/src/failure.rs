@@ -124,6 +124,12 @@ impl From<shoal_protocol::ManifestError> for Failure {
     }
 }
 
+/// A number of things in words: `1 file`, `2 files`.
+#[must_use]
+pub fn counted(count: u64, one: &str) -> String {
+    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Text from outside made fit for a terminal: control characters are shown, not obeyed.
 #[must_use]
 pub fn escape(text: &str) -> String {

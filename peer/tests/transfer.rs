@@ -152,6 +152,34 @@ fn a_complete_target_is_answered_without_any_network() {
 }
 
 #[test]
+fn a_complete_target_needs_nobody_but_its_link() {
+    let world = World::new();
+    world.tree("tree", MIB);
+    world.file("file", MIB);
+    for name in ["tree", "file"] {
+        let seed = world.seed(&[name], &[]);
+        let link = seed.link.clone();
+        world.fetch(&link, "out", &[]).end().ok();
+        world.run(&["fetch", &link, "--into", "dir", "--seed-for", "0s"]).ok();
+        let plan = world.fetch(&link, "out", &["--dry-run"]).end().ok();
+        assert_eq!(number(&plan, "to_fetch"), 0, "{plan}");
+        seed.stop();
+        let done = world.run(&["fetch", &link, "-o", "out"]);
+        assert!(done.err.contains("already complete") && !done.err.contains("waiting"), "{}", done.err);
+        let done = done.ok();
+        assert!(done["changed"] == false && done["path"] == "out", "{done}");
+        // The name isn't known without the manifest, so the server is asked once, but not waited for.
+        let done = world.run(&["fetch", &link, "--into", "dir"]).ok();
+        assert_eq!(done["path"], format!("dir/{name}"), "{done}");
+        // What was edited since is another matter.
+        let edited = if name == "tree" { "out/new" } else { "out" };
+        fs::write(world.path(edited), "edited").unwrap();
+        world.run(&["fetch", &link, "-o", "out", "--timeout", "300ms"]).exits(4);
+        let _ = fs::remove_dir_all(world.path("out"));
+    }
+}
+
+#[test]
 fn what_differs_is_refused_replaced_or_repaired_as_asked() {
     let world = World::new();
     let data = world.file("file", 4 * MIB);

@@ -3,7 +3,7 @@
 use super::args::{CreateArgs, ScanArgs};
 use super::output::{Outcome, Output};
 use super::{Context, progress, state_dir};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, counted};
 use crate::store::{ScanOptions, ScanProgress, Scanned, scan};
 use serde::Serialize;
 use shoal_protocol::limits::HINT_URLS;
@@ -127,11 +127,11 @@ pub(super) fn write_manifest(manifest: &Manifest, path: &Path) -> Result<(), Fai
 
 fn say_what(output: &Output, manifest: &Manifest, path: &Path) {
     output.say(&format!(
-        "{}: {} in {} files, {} pieces of {}, id {}",
+        "{}: {} in {}, {} of {}, id {}",
         path.display(),
         format_size(manifest.bytes()),
-        manifest.files(),
-        manifest.geometry().pieces(),
+        counted(manifest.files() as u64, "file"),
+        counted(manifest.geometry().pieces().into(), "piece"),
         format_size(manifest.piece_size().into()),
         manifest.id()
     ));

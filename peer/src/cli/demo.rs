@@ -8,7 +8,7 @@ use super::output::Outcome;
 use super::progress::{Progress, percent};
 use super::{Context, verify};
 use crate::engine::Stats;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, counted};
 use serde::Serialize;
 use serde_json::Value;
 use shoal_protocol::Manifest;
@@ -62,9 +62,9 @@ pub(super) async fn run(args: DemoArgs, context: Context) -> Result<Outcome, Fai
     let size = tokio::task::spawn_blocking(move || size_of(&measured)).await.unwrap_or(0);
     let dir = directory(size, args.peers)?;
     output.say(&format!(
-        "demo: {} to {} peers, each a process of its own, below {} (removed at the end)",
+        "demo: {} to {}, each a process of its own, below {} (removed at the end)",
         format_size(size),
-        args.peers,
+        counted(args.peers.into(), "peer"),
         dir.path().display()
     ));
     let mut demo = Demo { context: &context, dir, path, processes: Vec::new() };
@@ -92,7 +92,11 @@ pub(super) async fn run(args: DemoArgs, context: Context) -> Result<Outcome, Fai
 
 fn report(result: &DemoResult, context: &Context) {
     let line = |text: String| context.output.data(&text);
-    line(format!("delivered  {} to {} peers, every byte verified", format_size(result.delivered), result.peers.len()));
+    line(format!(
+        "delivered  {} to {}, every byte verified",
+        format_size(result.delivered),
+        counted(result.peers.len() as u64, "peer")
+    ));
     line(format!(
         "time       {:.2} s, {}/s together ({:.0} MB/s)",
         result.elapsed_s,

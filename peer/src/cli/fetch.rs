@@ -1,20 +1,19 @@
 //! `peer fetch`: from a link to a verified path.
 
 use super::args::{FetchArgs, NetArgs, SeedFor, Sync as SyncWhen};
-use super::output::Outcome;
+use super::output::{Outcome, Output};
 use super::progress::{Progress, blocking, percent};
 use super::sources::{Found, Journals, Search, Spec, Tools, cvs_from, find, plain_name, shown_name};
 use super::troubles::{Stall, Troubles};
 use super::{Context, background, staying};
 use crate::engine::{Engine, EngineConfig, Fetching, Handle, Stats};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, counted};
 use crate::net::http_client::Nearest;
-use crate::store::Download;
-use crate::store::{DownloadOptions, Existing, Opened, SyncMode};
+use crate::store::{Download, DownloadOptions, Existing, Opened, SyncMode, missing_bytes, recorded};
 use serde::Serialize;
-use shoal_protocol::Manifest;
 use shoal_protocol::announce::{Scrape, StopReason};
 use shoal_protocol::units::format_size;
+use shoal_protocol::{ContentId, Manifest};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,8 +21,10 @@ use std::time::{Duration, Instant};
 
 /// Between two looks at the numbers.
 const TICK: Duration = Duration::from_millis(250);
-/// How long a dry run waits for each source.
+/// How long a dry run waits for each source, and a fetch for the name of what it may have already.
 const PROBE: Duration = Duration::from_secs(3);
+/// Names in a directory that are looked at for a content that may be complete there.
+const NEIGHBOURS: usize = 16 << 10;
 
 #[derive(Debug, Serialize)]
 struct FetchResult {
@@ -61,15 +62,31 @@ pub(super) async fn run(args: FetchArgs, context: Context) -> Result<Outcome, Fa
         stall: args.stall_timeout,
     };
     let tools = Tools { output: &context.output, signals: &context.signals, http: &context.http };
+    let held = held(&args, &spec, &here).await;
+    if let (Some(held), Some(_)) = (&held, &args.output) {
+        return Ok(held.told(&context, start));
+    }
+    // Without -o only the manifest tells the name, so its server is asked, but not waited for.
+    let search = if held.is_some() { Search { timeout: Some(Duration::ZERO), ..search } } else { search };
     let mut engine: Option<Engine> = None;
     let begin = async || Engine::start(config.clone()).await.map(|started| Some(engine.insert(started).clone()));
-    let found = match find(&spec, &search, &tools, begin).await {
+    let looking = find(&spec, &search, &tools, begin);
+    let found = if held.is_some() {
+        let late = |_| Err(Failure::new(FailureKind::Unreachable, "the link's host doesn't answer"));
+        tokio::time::timeout(PROBE, looking).await.unwrap_or_else(late)
+    } else {
+        looking.await
+    };
+    let found = match found {
         Ok(found) => found,
         Err(failure) => {
             if let Some(engine) = engine {
                 engine.shutdown().await;
             }
-            return Err(failure);
+            return match (held, failure.kind) {
+                (Some(held), FailureKind::Unreachable | FailureKind::Incomplete) => Ok(held.told(&context, start)),
+                _ => Err(failure),
+            };
         }
     };
     let out = target(&args, &found, &here);
@@ -103,6 +120,64 @@ pub(super) async fn run(args: FetchArgs, context: Context) -> Result<Outcome, Fa
             let job = Job { args: &args, config, context: &context, manifest, out, name, start };
             job.transfer(engine, download, trackers, peers).await
         }
+    }
+}
+
+/// A place that a completion record says to hold the content of a link.
+struct Held {
+    id: ContentId,
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Held {
+    fn told(&self, context: &Context, start: Instant) -> Outcome {
+        already_complete(&self.path, self.bytes, &context.output);
+        let result = result(self.id, self.path.clone(), self.bytes, &Stats::default(), (false, start));
+        context.output.record("complete", &result);
+        Outcome::new(&result)
+    }
+}
+
+fn already_complete(path: &Path, bytes: u64, output: &Output) {
+    output.say(&format!("already complete: {} ({})", path.display(), format_size(bytes)));
+    output.data_path(path);
+}
+
+/// What can be answered from a link's id alone, so that a rerun needs nobody. Serving and planning need the manifest.
+async fn held(args: &FetchArgs, spec: &Spec, here: &Path) -> Option<Held> {
+    let Spec::Url(url) = spec else { return None };
+    let id = url.content_id().or(args.id).filter(|id| args.id.is_none_or(|pinned| pinned == *id))?;
+    if args.dry_run || (args.seed_for.is_some() && !args.no_upload) {
+        return None;
+    }
+    let (out, dir) = (args.output.clone(), args.into.clone().unwrap_or_else(|| here.to_owned()));
+    let look = move || {
+        let state = super::state_dir();
+        let held = |path: PathBuf| recorded(id, &path, &state).map(|bytes| Held { id, path, bytes });
+        match out {
+            Some(out) => held(out),
+            None => {
+                std::fs::read_dir(&dir).ok()?.flatten().take(NEIGHBOURS).find_map(|e| held(dir.join(e.file_name())))
+            }
+        }
+    };
+    tokio::task::spawn_blocking(look).await.ok().flatten()
+}
+
+/// The path is told as it was asked for: scripts compare it, and the user's own links are theirs to keep.
+fn result(id: ContentId, path: PathBuf, bytes: u64, stats: &Stats, (changed, start): (bool, Instant)) -> FetchResult {
+    FetchResult {
+        changed,
+        id: id.to_string(),
+        path,
+        bytes,
+        elapsed_s: (start.elapsed().as_secs_f64() * 1_000.0).round() / 1_000.0,
+        downloaded: stats.downloaded,
+        from_seeds: stats.from_seeds,
+        sent: stats.uploaded,
+        bad_pieces: stats.bad_pieces,
+        peers: stats.sources,
     }
 }
 
@@ -197,9 +272,8 @@ impl Job<'_> {
     /// The target has it all.
     async fn already(self, path: PathBuf, trackers: Vec<shoal_protocol::link::Url>) -> Result<Outcome, Failure> {
         let output = &self.context.output;
-        output.say(&format!("already complete: {} ({})", self.out.display(), format_size(self.manifest.bytes())));
+        already_complete(&self.out, self.manifest.bytes(), output);
         let mut result = self.result(&Stats::default(), false);
-        output.data_path(&self.out);
         output.record("complete", &result);
         if let (Some(seed_for), false) = (self.args.seed_for, self.args.no_upload) {
             if self.args.background {
@@ -300,20 +374,9 @@ impl Job<'_> {
         result
     }
 
-    /// The path is told as it was asked for: scripts compare it, and the user's own links are theirs to keep.
     fn result(&self, stats: &Stats, changed: bool) -> FetchResult {
-        FetchResult {
-            changed,
-            id: self.manifest.id().to_string(),
-            path: self.out.clone(),
-            bytes: self.manifest.bytes(),
-            elapsed_s: (self.start.elapsed().as_secs_f64() * 1_000.0).round() / 1_000.0,
-            downloaded: stats.downloaded,
-            from_seeds: stats.from_seeds,
-            sent: stats.uploaded,
-            bad_pieces: stats.bad_pieces,
-            peers: stats.sources,
-        }
+        let manifest = &self.manifest;
+        result(manifest.id(), self.out.clone(), manifest.bytes(), stats, (changed, self.start))
     }
 }
 
@@ -343,13 +406,13 @@ fn summary(stats: &Stats, bytes: u64, elapsed_s: f64) -> String {
     let resumed =
         if stats.resumed > 0 { format!(", {} of it was there", format_size(stats.resumed)) } else { String::new() };
     format!(
-        "done: {} in {elapsed_s:.1} s ({}/s){resumed} from {} peers, {} % of it from seeds; sent {} on; {} bad pieces",
+        "done: {} in {elapsed_s:.1} s ({}/s){resumed} from {}, {} % of it from seeds; sent {} on; {}",
         format_size(bytes),
         format_size(rate as u64),
-        stats.sources,
+        counted(stats.sources.into(), "peer"),
         if stats.downloaded == 0 { 0 } else { percent(stats.from_seeds, stats.downloaded) },
         format_size(stats.uploaded),
-        stats.bad_pieces
+        counted(stats.bad_pieces, "bad piece")
     )
 }
 
@@ -360,6 +423,7 @@ struct Plan {
     path: PathBuf,
     files: usize,
     bytes: u64,
+    to_fetch: u64,
     exists: bool,
     under_way: bool,
     seeds: u32,
@@ -377,6 +441,7 @@ async fn dry_run(found: &Found, out: &Path, context: &Context) -> Result<Outcome
         path: out.to_owned(),
         files: found.manifest.files(),
         bytes: found.manifest.bytes(),
+        to_fetch: missing_bytes(&found.manifest, out, &super::state_dir()),
         exists: std::fs::symlink_metadata(out).is_ok(),
         under_way: Path::new(&part).exists(),
         seeds: 0,
@@ -388,9 +453,11 @@ async fn dry_run(found: &Found, out: &Path, context: &Context) -> Result<Outcome
         (true, _) => " (exists: a fetch checks it first)",
         _ => "",
     };
+    let state = if plan.exists && plan.to_fetch == 0 { " (already complete)" } else { state };
     output.data(&format!("path   {}{state}", crate::failure::escape(&out.display().to_string())));
     output.data(&format!("files  {}", plan.files));
     output.data(&format!("bytes  {} ({})", plan.bytes, format_size(plan.bytes)));
+    output.data(&format!("fetch  {} ({})", plan.to_fetch, format_size(plan.to_fetch)));
     for tracker in &found.trackers {
         match scrape(tracker, &found.manifest, context).await {
             Ok((seeds, leechers)) => {

@@ -4,11 +4,11 @@ use super::args::{SeedArgs, StopWhen};
 use super::output::{Outcome, Output};
 use super::progress::Progress;
 use super::publish::{Parcel, Published, Publishing, is_refusal, link, publish};
-use super::sources::shown_name;
+use super::sources::given_name;
 use super::troubles::Troubles;
 use super::{Context, create, fetch};
 use crate::engine::{Engine, Handle, Notice, Seeding, Stats};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, counted};
 use crate::net::interfaces;
 use crate::store::{Scanned, SeedSource};
 use serde::Serialize;
@@ -182,7 +182,7 @@ impl Seeder<'_> {
         });
         let (_, nothing) = mpsc::channel(1);
         let notices = std::mem::replace(&mut handle.notices, nothing);
-        let name = shown_name(&manifest);
+        let name = given_name(&manifest);
         self.contents.push(Content {
             path: path.to_owned(),
             troubles: Troubles::new(&self.context.output, &name, self.engine.local_addr().port()),
@@ -275,18 +275,18 @@ impl Seeder<'_> {
             output.say(&format!("also: {other}"));
         }
         output.say(&format!(
-            "seeding {}: {} in {} files, {} pieces; Ctrl-C ends it",
-            shown_name(manifest),
+            "seeding {}: {} in {}, {}; Ctrl-C ends it",
+            given_name(manifest),
             format_size(manifest.bytes()),
-            manifest.files(),
-            manifest.geometry().pieces()
+            counted(manifest.files() as u64, "file"),
+            counted(manifest.geometry().pieces().into(), "piece")
         ));
     }
 
     /// Until something ends it: a signal, which is a good end, a condition, or the time.
     async fn serve(&mut self, told: &mut mpsc::Receiver<Published>) -> Result<(), Failure> {
         let name = match self.contents.as_slice() {
-            [only] => shown_name(&only.manifest),
+            [only] => given_name(&only.manifest),
             many => format!("{} contents", many.len()),
         };
         let mut progress = Progress::new(&self.context.output, &name);
@@ -323,8 +323,8 @@ impl Seeder<'_> {
             if let Some(timeout) = self.args.timeout.filter(|timeout| self.start.elapsed() >= *timeout) {
                 let text = format!("the seed's condition is not met after {}", format_duration(timeout));
                 let row = format!(
-                    "{} peers finished, {:.1} copies, {} sent",
-                    sum.finished_peers,
+                    "{} finished, {:.1} copies, {} sent",
+                    counted(sum.finished_peers.into(), "peer"),
                     sum.copies,
                     format_size(sum.uploaded)
                 );

@@ -394,6 +394,12 @@ pub(super) fn plain_name(manifest: &Manifest) -> String {
     }
 }
 
+/// What its own user calls a content: a seed's name may begin with a dot, though nobody's fetch makes a hidden file of it.
+#[must_use]
+pub(super) fn given_name(manifest: &Manifest) -> String {
+    manifest.hints().name.as_deref().map_or_else(|| shown_name(manifest), escape)
+}
+
 /// What a content is called on screen.
 #[must_use]
 pub(super) fn shown_name(manifest: &Manifest) -> String {

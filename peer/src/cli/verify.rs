@@ -3,7 +3,7 @@
 use super::args::VerifyArgs;
 use super::output::Outcome;
 use super::{Context, progress, show, sources};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, counted};
 use crate::store::{Report, verify};
 use serde::Serialize;
 use shoal_protocol::units::format_size;
@@ -105,7 +105,7 @@ pub(super) async fn check(
 }
 
 fn failure(path: &Path, faults: &[Fault]) -> Failure {
-    let text = format!("{} differs from its manifest in {} places", path.display(), faults.len());
+    let text = format!("{} differs from its manifest in {}", path.display(), counted(faults.len() as u64, "place"));
     let mut failure = Failure::new(FailureKind::Integrity, text);
     for (file, start, end, reason) in faults.iter().take(LISTED) {
         let name = if file.is_empty() { path.display().to_string() } else { file.clone() };

@@ -11,22 +11,24 @@
 use super::beneath::{Base, Tree};
 use super::platform::{attribute, private_dir, set_attribute};
 use super::stamp::Stamp;
+use super::walk::{FoundKind, Walker};
 use rustix::fs::FileType;
 use shoal_protocol::manifest::{Kind, Shape};
-use shoal_protocol::{Hash, Manifest};
+use shoal_protocol::{ContentId, Hash, Manifest};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 const ATTRIBUTE: &str = "user.shoal.complete";
 const VERSION: u8 = 1;
 const RECORD: usize = 1 + 32 + 32 + 8;
 const SLACK_NS: i64 = 1_000_000_000;
 
-fn digest(manifest: &Manifest, stamps: impl Iterator<Item = Stamp>) -> Hash {
+fn digest(id: ContentId, shape: Shape, stamps: impl Iterator<Item = Stamp>) -> Hash {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&manifest.id().0);
+    hasher.update(&id.0);
     for mut stamp in stamps {
-        if manifest.shape() == Shape::File {
+        if shape == Shape::File {
             stamp.ctime_ns = 0;
         }
         hasher.update(&stamp.to_bytes());
@@ -37,7 +39,7 @@ fn digest(manifest: &Manifest, stamps: impl Iterator<Item = Stamp>) -> Hash {
 fn record(manifest: &Manifest, stamps: &[Stamp]) -> Vec<u8> {
     let mut out = vec![VERSION];
     out.extend(manifest.id().0);
-    out.extend(digest(manifest, stamps.iter().copied()));
+    out.extend(digest(manifest.id(), manifest.shape(), stamps.iter().copied()));
     let ctime = if manifest.shape() == Shape::File { stamps.first().map_or(0, |s| s.ctime_ns) } else { 0 };
     out.extend(ctime.to_le_bytes());
     out
@@ -70,17 +72,43 @@ pub(crate) fn remember(manifest: &Manifest, path: &Path, stamps: &[Stamp], state
 
 /// Whether a record says that `path` holds the content, and nothing was touched since.
 pub(crate) fn is_remembered(manifest: &Manifest, path: &Path, state_dir: &Path) -> bool {
-    let stored = attribute(path, ATTRIBUTE, RECORD)
+    let Some(stored) = stored(manifest.id(), path, state_dir) else { return false };
+    stamps(manifest, path).is_some_and(|stamps| fits(&stored, manifest.id(), manifest.shape(), &stamps))
+}
+
+/// The bytes of the content at `path`, if a record says that it is this one and nothing was touched since: the answer
+/// when there is nothing at hand but an id. What has more in it than the content, as a mount point may, needs a
+/// manifest to be told from it, and gets no answer here.
+#[must_use]
+pub fn recorded(id: ContentId, path: &Path, state_dir: &Path) -> Option<u64> {
+    let stored = stored(id, path, state_dir)?;
+    let found = path.metadata().ok()?;
+    if found.is_file() {
+        let stamp = Stamp::of(&found);
+        return fits(&stored, id, Shape::File, &[stamp]).then_some(stamp.size);
+    }
+    let walker = Walker { follow_links: false, skip_special: false, cancelled: &AtomicBool::new(false) };
+    let walk = walker.walk(path, |_| {}).ok()?;
+    let stamps: Vec<Stamp> = walk.entries.iter().map(|entry| entry.stamp).collect();
+    let whole = walk.problem_count == 0 && fits(&stored, id, Shape::Tree, &stamps);
+    let files = walk.entries.iter().filter(|entry| matches!(entry.kind, FoundKind::File { .. }));
+    whole.then(|| files.map(|entry| entry.stamp.size).sum())
+}
+
+/// The record of `path`, if there is one for this content.
+fn stored(id: ContentId, path: &Path, state_dir: &Path) -> Option<Vec<u8>> {
+    attribute(path, ATTRIBUTE, RECORD)
         .or_else(|| std::fs::read(state_file(state_dir, path)?).ok())
-        .filter(|stored| stored.len() == RECORD && stored[0] == VERSION && stored[1..33] == manifest.id().0);
-    let Some(stored) = stored else { return false };
-    let Some(stamps) = stamps(manifest, path) else { return false };
-    if digest(manifest, stamps.iter().copied()) != stored[33..65] {
+        .filter(|stored| stored.len() == RECORD && stored[0] == VERSION && stored[1..33] == id.0)
+}
+
+/// Whether a record was made of these stamps.
+fn fits(stored: &[u8], id: ContentId, shape: Shape, stamps: &[Stamp]) -> bool {
+    if stored.get(33..65) != Some(&digest(id, shape, stamps.iter().copied())[..]) {
         return false;
     }
     let Some(ctime) = stored.last_chunk().map(|b| i64::from_le_bytes(*b)) else { return false };
-    manifest.shape() == Shape::Tree
-        || stamps.first().is_some_and(|s| (0..=SLACK_NS).contains(&s.ctime_ns.saturating_sub(ctime)))
+    shape == Shape::Tree || stamps.first().is_some_and(|s| (0..=SLACK_NS).contains(&s.ctime_ns.saturating_sub(ctime)))
 }
 
 /// The stamps of all entries; `None` if one is missing or of another kind, size or mode.

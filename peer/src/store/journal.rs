@@ -515,6 +515,16 @@ impl Journal {
         self.file.write_all_at(&bytes, self.areas.cvs + u64::from(first) * CV_BYTES as u64)
     }
 
+    /// Says that data is about to be written now: what is changed much later than this was changed by somebody else.
+    /// The time is the filesystem's own, as another machine's clock may differ.
+    pub(crate) fn beat(&self) {
+        let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+        let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+        if let Err(error) = rustix::fs::futimens(&self.file, &times) {
+            tracing::debug!("{}: {error}", self.path.display());
+        }
+    }
+
     pub(crate) fn put_peers(&self, peers: &[SocketAddr]) -> io::Result<()> {
         self.file.write_all_at(&peers_bytes(peers), self.areas.peers)
     }

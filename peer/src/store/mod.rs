@@ -32,7 +32,8 @@ mod stamp;
 mod verify;
 mod walk;
 
-pub use download::{Download, DownloadOptions, Existing, Opened, SyncMode, read_journal_manifest};
+pub use completion::recorded;
+pub use download::{Download, DownloadOptions, Existing, Opened, SyncMode, missing_bytes, read_journal_manifest};
 pub use layout::{Span, spans};
 pub use memory::MemorySource;
 pub use piece_check::PieceCheck;

@@ -10,7 +10,7 @@ use super::hashing::Hasher;
 use super::parallel;
 use super::stamp::Stamp;
 use super::walk::{FoundEntry, FoundKind, Skipped, Walk, Walker, executable, on_disk};
-use crate::failure::{Failure, FailureKind, escape};
+use crate::failure::{Failure, FailureKind, counted, escape};
 use shoal_protocol::geometry::{Geometry, Piece, auto_piece_size};
 use shoal_protocol::manifest::{EMPTY_ROOT, Entry, Hints, Kind, Shape};
 use shoal_protocol::tree::root_of;
@@ -193,7 +193,8 @@ fn find(
 }
 
 fn unfit(root: &Path, walk: &Walk) -> Failure {
-    let message = format!("{} things in {} can't be part of a content", walk.problem_count, root.display());
+    let message =
+        format!("{} in {} can't be part of a content", counted(walk.problem_count as u64, "thing"), root.display());
     let mut failure = Failure::new(FailureKind::Local, message);
     for problem in walk.problems.iter().take(SHOWN) {
         failure = failure.detail(format!("{}: {}", problem.path, escape(&problem.reason)));
@@ -201,7 +202,14 @@ fn unfit(root: &Path, walk: &Walk) -> Failure {
     if walk.problem_count > SHOWN {
         failure = failure.detail(format!("and {} more", walk.problem_count - SHOWN));
     }
-    failure.hint("nothing was published; --follow-links and --skip-special decide on links and special files")
+    // Flags that decide nothing here would only mislead.
+    let names = |flag: &str| walk.problems.iter().any(|problem| problem.reason.contains(flag));
+    failure.hint(match (names("--follow-links"), names("--skip-special")) {
+        (true, true) => "nothing was published; --follow-links and --skip-special decide on links and special files",
+        (true, false) => "nothing was published; --follow-links decides on links",
+        (false, true) => "nothing was published; --skip-special decides on special files",
+        (false, false) => "nothing was published",
+    })
 }
 
 fn changed(path: &Path) -> Failure {

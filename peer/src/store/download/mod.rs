@@ -34,11 +34,17 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 /// Members of packs up to this size are not kept open after reading: they would push out large files.
 const KEEP_OPEN_MIN: u64 = 64 << 10;
 /// Large files whose stamps tell whether a part was touched after a clean stop: bounds the time that stopping takes.
 const DIGEST_FILES: usize = 10_000;
+/// Between two touches of the journal while data is written.
+const BEAT: Duration = Duration::from_millis(100);
+/// How much later than its journal the part of a killed fetch may have been written to by that fetch: a beat, and what a
+/// busy machine puts between a touch and a write. Anything later was an edit.
+const LATE_NS: i64 = 500_000_000;
 
 /// When data is flushed to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +106,8 @@ pub struct Download {
     moving: Mutex<bool>,
     /// A flush failed.
     unsafe_disk: AtomicBool,
+    /// When the journal was last told that data is being written.
+    beat: Mutex<Instant>,
     /// Stamps of all entries, taken when the content got its final name.
     finished: OnceLock<Vec<Stamp>>,
 }
@@ -170,6 +178,7 @@ impl Download {
         if lock(&self.state).have.has(block.piece) {
             return Ok(());
         }
+        self.beat();
         let mut rest = bytes;
         for span in spans {
             let (now, later) = rest.split_at_checked(span.length as usize).ok_or_else(no_such_block)?;
@@ -182,6 +191,19 @@ impl Download {
             }
         }
         Ok(())
+    }
+
+    fn beat(&self) {
+        {
+            let mut last = lock(&self.beat);
+            if last.elapsed() < BEAT {
+                return;
+            }
+            *last = Instant::now();
+        }
+        if let Some(journal) = lock(&self.journal).as_ref() {
+            journal.beat();
+        }
     }
 
     /// Reads back what was written, for hashing blocks that came out of order. It may be anything.
@@ -432,6 +454,14 @@ fn part_digest(manifest: &Manifest, tree: &Tree) -> Hash {
     hasher.finalize().into()
 }
 
+/// Whether a file of the part was written to after the fetch that its journal tells of had ended.
+fn edited_since(manifest: &Manifest, tree: &Tree, journal: &Path) -> bool {
+    let Ok(last) = journal.symlink_metadata().map(|found| Stamp::of(&found).mtime_ns) else { return true };
+    let files = manifest.entries().iter().filter(|entry| matches!(entry.kind, Kind::File { .. }));
+    let mut times = files.filter_map(|entry| Some(tree.look(&entry.path).ok()?.stamp.mtime_ns));
+    times.any(|mtime| mtime.saturating_sub(last) > LATE_NS)
+}
+
 /// The manifest and the addresses that an unfinished fetch to `out` left behind, so that it can go on though the host
 /// of its link is gone.
 #[must_use]
@@ -440,6 +470,20 @@ pub fn read_journal_manifest(out: &Path) -> Option<(Manifest, Vec<SocketAddr>)> 
         let loaded = super::journal::load(&File::open(path).ok()?, None)?;
         Some((loaded.manifest, loaded.peers))
     })
+}
+
+/// Bytes that a fetch to `out` would still ask for, as far as records and journals tell without reading content.
+#[must_use]
+pub fn missing_bytes(manifest: &Manifest, out: &Path, state_dir: &Path) -> u64 {
+    let have = place::Place::journals(out).iter().find_map(|path| {
+        let loaded = super::journal::load(&File::open(path).ok()?, super::platform::boot_id())?;
+        (loaded.manifest.id() == manifest.id()).then_some(loaded.have)
+    });
+    match have {
+        Some(have) => have.zeros().map(|piece| u64::from(manifest.geometry().piece_length(piece))).sum(),
+        None if super::completion::is_remembered(manifest, out, state_dir) => 0,
+        None => manifest.bytes(),
+    }
 }
 
 /// A local failure with what is kept.

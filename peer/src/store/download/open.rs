@@ -7,7 +7,7 @@ use super::super::platform;
 use super::super::verify::{looks_right, verify};
 use super::finish::{move_into_place, remove, remove_leftovers};
 use super::place::{Place, top_names};
-use super::{Download, DownloadOptions, Existing, Opened, State, SyncMode, local, part_digest};
+use super::{Download, DownloadOptions, Existing, Opened, State, SyncMode, edited_since, local, part_digest};
 use crate::failure::{Failure, FailureKind};
 use shoal_protocol::manifest::{Kind, Shape};
 use shoal_protocol::{Bitfield, Hash, Manifest};
@@ -18,6 +18,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 /// What has the final name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,8 +228,9 @@ fn begin(
     let fresh = make_part(&place, is_tree)?;
     let tree = Tree::new(Base::open(&place.part, is_tree).map_err(|e| fail("can't open", &place.part, &e))?);
     check_room(manifest, &tree, &place, fresh)?;
-    if let Some(old) = loaded.as_mut().filter(|l| l.mark.clean)
-        && old.mark.digest != part_digest(manifest, &tree)
+    if let Some(old) = loaded.as_mut()
+        && ((old.mark.clean && old.mark.digest != part_digest(manifest, &tree))
+            || (old.same_boot && edited_since(manifest, &tree, &place.journal)))
     {
         tracing::warn!("{} was changed since it was left; checking it", place.part.display());
         old.have = Bitfield::none(old.have.len());
@@ -280,6 +282,7 @@ fn begin(
         journal: Mutex::new(Some(journal)),
         moving: Mutex::new(false),
         unsafe_disk: AtomicBool::new(false),
+        beat: Mutex::new(Instant::now()),
         finished: OnceLock::new(),
     };
     if rehash {

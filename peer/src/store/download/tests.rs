@@ -229,6 +229,47 @@ fn a_clean_stop_notices_a_part_that_was_touched() {
 }
 
 #[test]
+fn a_part_that_was_edited_after_a_kill_is_checked() {
+    let world = World::of(&[3 * P, 7]);
+    for (name, bad) in [("f00000", 1), ("f00001", 3)] {
+        let download = world.open();
+        world.take_all(&download);
+        drop(download);
+        let path = world.dir.path().join("out.part/d000").join(name);
+        let file = File::options().write(true).open(&path).unwrap();
+        file.write_all_at(b"edited", if bad == 1 { P + 5 } else { 0 }).unwrap();
+        file.set_modified(std::time::SystemTime::now() + Duration::from_secs(1)).unwrap();
+        drop(file);
+        let download = world.open();
+        assert_eq!(download.have().zeros().collect::<Vec<_>>(), [bad], "{name}");
+        world.check_have(&download);
+    }
+}
+
+#[test]
+fn a_slow_write_of_its_own_is_no_edit() {
+    let world = World::of(&[3 * P]);
+    let download = world.open();
+    world.take(&download, [0]);
+    // Far from the last note in the journal, but told of by the beat.
+    let old = std::time::SystemTime::now() - Duration::from_secs(60);
+    let journal = world.dir.path().join("out.part.journal");
+    File::options().write(true).open(&journal).unwrap().set_modified(old).unwrap();
+    std::thread::sleep(BEAT);
+    let block = Block { piece: 1, offset: 0, length: 1_024 };
+    download.write(block, &world.piece(1)[..1_024]).unwrap();
+    drop(download);
+    // A byte that nobody wrote shows whether the part was read again.
+    let path = world.dir.path().join("out.part/d000/f00000");
+    let file = File::options().write(true).open(&path).unwrap();
+    let mtime = file.metadata().unwrap().modified().unwrap();
+    file.write_all_at(b"edited", 5).unwrap();
+    file.set_modified(mtime).unwrap();
+    drop(file);
+    assert!(world.open().have().has(0), "nothing is hashed again");
+}
+
+#[test]
 fn no_flipped_byte_of_the_journal_makes_anything_had_that_is_not() {
     let mut world = World::of(&[10, 2 * P + 5, 20]);
     world.options.sync = SyncMode::Auto;
