@@ -95,7 +95,8 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 /// Says in one table what all runs come to.
 pub(crate) fn summary(args: &Args, runs: &[Run]) {
     let mut table = String::from(
-        "\n| world | system | whose | seconds | bound | ratio (least - most) | goal | origin sent | crossed | wasted |\n\
+        "\n| world | system | whose | seconds | bound | ratio (least - most) | goal \
+         | origin sent | crossed | wasted |\n\
          |---|---|---|---|---|---|---|---|---|---|\n",
     );
     let mut keys: Vec<(&str, &str)> = Vec::new();

@@ -173,7 +173,8 @@ impl System for Http {
             temporary.iter().map(|kind| format!("{kind}_temp_path {dir}/nginx-{kind};\n")).collect();
         let config = format!(
             "user root;\ndaemon off;\nworker_processes 1;\npid {};\nerror_log {dir}/nginx.log;\nevents {{}}\n\
-             http {{\naccess_log off;\nsendfile on;\ntcp_nopush on;\n{temporary}server {{ listen {listen}; root {root}; }}\n}}\n",
+             http {{\naccess_log off;\nsendfile on;\ntcp_nopush on;\n{temporary}\
+             server {{ listen {listen}; root {root}; }}\n}}\n",
             pid.display(),
         );
         write(&scene.dir.join("nginx.conf"), &config)?;
