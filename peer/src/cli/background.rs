@@ -6,6 +6,7 @@
 use super::args::{BackgroundArgs, NetArgs, SeedFor};
 use super::output::{Outcome, Output};
 use super::{Context, fetch, state_dir, staying};
+use crate::engine::Handle;
 use crate::failure::{Failure, FailureKind};
 use serde::Serialize;
 use shoal_protocol::Manifest;
@@ -17,9 +18,12 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What the child says once it serves; anything else is why it doesn't.
 const SERVING: &str = "serving";
+/// How long a tracker's first answer is waited for.
+const ANNOUNCED: Duration = Duration::from_secs(2);
 
 /// What stands in the list of background processes.
 #[derive(Serialize)]
@@ -145,6 +149,14 @@ impl Drop for Listed {
     }
 }
 
+/// Waits until a tracker knows of us, for a moment: whoever comes when the parent has ended should find us, and spare the
+/// origin.
+async fn announced(handle: &Handle) {
+    let mut stats = handle.stats.clone();
+    let known = stats.wait_for(|now| now.trackers.iter().any(|t| t.state.is_some()));
+    let _ = tokio::time::timeout(ANNOUNCED, known).await;
+}
+
 /// The child: serves a finished content.
 pub(super) async fn serve(args: BackgroundArgs, context: Context) -> Result<Outcome, Failure> {
     let bytes = fs::read(&args.manifest).map_err(|error| Failure::io("can't read", &args.manifest, &error))?;
@@ -166,6 +178,9 @@ pub(super) async fn serve(args: BackgroundArgs, context: Context) -> Result<Outc
     let text = serde_json::to_string(&entry).unwrap_or_default();
     fs::write(&list, text + "\n").map_err(|error| Failure::io("can't write", &list, &error))?;
     let listed = Listed(list);
+    if !args.net.tracker.is_empty() {
+        announced(&handle).await;
+    }
     context.output.data(SERVING);
     staying::stay(&handle, args.seed_for, true, &context, &super::sources::shown_name(&manifest), port).await;
     handle.stop(StopReason::Done).await;

@@ -169,7 +169,10 @@ impl Swarm {
         }
         if let Some(mut spread) = self.spread.take() {
             let picker = &self.picker;
-            spread.left(conn, &session.have, |p| picker.leechers_with(p) > 0);
+            // Once somebody has everything, all of it is out, even if that one and its neighbours leave: who finished a
+            // fetch mostly serves on, though not to a seed.
+            let all_out = self.counters.finished_peers > 0;
+            spread.left(conn, &session.have, |p| all_out || picker.leechers_with(p) > 0);
             self.spread = Some(spread);
         }
         self.pex.forget(conn);

@@ -11,9 +11,9 @@ const PROBE: Duration = Duration::from_millis(700);
 const REST: Duration = Duration::from_secs(8);
 const FIRST: Duration = Duration::from_secs(3);
 /// How long a newcomer waits for a tracker's first answer.
-const ANSWER: Duration = Duration::from_millis(300);
+const ANSWER: Duration = Duration::from_secs(1);
 /// How long it waits for connections to the complete peers that the tracker counts.
-const ACQUAINTANCE: Duration = Duration::from_millis(1_500);
+const ACQUAINTANCE: Duration = Duration::from_millis(2_500);
 /// Four equal sources are enough, three are not: a fifth source of five would bring a quarter.
 const GAIN: f64 = 1.3;
 
@@ -90,9 +90,9 @@ mod tests {
     #[test]
     fn a_newcomer_waits_a_moment_for_the_complete_peers_that_a_tracker_counts() {
         let mut spare = Spare::new(at(0), true);
-        assert!(spare.update(at(299), 0, 0.0) && !spare.update(at(301), 0, 0.0), "no answer");
+        assert!(spare.update(at(999), 0, 0.0) && !spare.update(at(1_001), 0, 0.0), "no answer");
         spare.counted(3);
-        assert!(spare.update(at(400), 1, 0.0) && !spare.update(at(1_600), 1, 0.0));
+        assert!(spare.update(at(1_100), 1, 0.0) && !spare.update(at(2_600), 1, 0.0));
         let mut alone = Spare::new(at(0), true);
         alone.counted(2);
         assert!(!alone.update(at(1), 0, 0.0), "one seed besides the origin is not enough to spare it");
