@@ -166,15 +166,12 @@ where
     let named = resolve_all(search.peers).await;
     let ask = async {
         match (&engine, id) {
-            (Some(engine), Some(id)) => match engine.find_manifest(id, search.trackers, &named, None).await {
-                Ok(manifest) => manifest,
-                Err(_) => std::future::pending().await,
-            },
+            (Some(engine), Some(id)) => engine.find_manifest(id, search.trackers, &named, None).await,
             _ => std::future::pending().await,
         }
     };
     tokio::select! {
-        manifest = ask => assemble(manifest, search, Some(url), IpAddr::V4(Ipv4Addr::LOCALHOST)).await,
+        manifest = ask => assemble(manifest?, search, Some(url), IpAddr::V4(Ipv4Addr::LOCALHOST)).await,
         result = retry(url, id, search, tools, start, error) => {
             let (manifest, ip) = result?;
             assemble(manifest, search, Some(url), ip).await
