@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can not go on should stop where it stands")]
 
 mod doors;
+mod frames;
 mod journals;
 mod manifests;
 

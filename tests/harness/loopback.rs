@@ -241,6 +241,7 @@ impl Evil {
     /// When the network fails.
     pub async fn greet(addr: SocketAddr) -> io::Result<Self> {
         let mut stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
         stream.write_all(&Greeting { random: [7; 16] }.to_bytes()).await?;
         let mut greeting = [0; GREETING_BYTES];
         stream.read_exact(&mut greeting).await?;
@@ -270,6 +271,7 @@ impl Evil {
     /// When the network fails, or no hello comes.
     pub async fn answer(mut stream: TcpStream, ours: impl FnOnce(&Hello) -> Hello) -> io::Result<Self> {
         let mut greeting = [0; GREETING_BYTES];
+        stream.set_nodelay(true)?;
         stream.read_exact(&mut greeting).await?;
         stream.write_all(&Greeting { random: [8; 16] }.to_bytes()).await?;
         let mut evil = Self { stream, buffer: BytesMut::new(), codec: Codec::default(), hello: None };

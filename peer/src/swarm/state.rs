@@ -293,11 +293,12 @@ impl Swarm {
                 let trust = Trust { source: reach(session.remote.ip()), allow_private: self.config.allow_private };
                 session.busy_until = now + BUSY_FOR;
                 session.hold_until = now + HOLD;
+                // What answers nothing is no news either: addresses come by request or by PEX.
                 if session.pipeline.take(block).is_some() {
                     self.give_back(conn, block);
-                }
-                for addr in peers {
-                    self.book.hear(now, addr, false, trust);
+                    for addr in peers {
+                        self.book.hear(now, addr, false, trust);
+                    }
                 }
                 self.refill_all(now);
             }
