@@ -7,6 +7,7 @@ mod doors;
 mod frames;
 mod journals;
 mod manifests;
+mod requests;
 
 use std::future::Future;
 

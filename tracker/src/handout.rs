@@ -224,7 +224,7 @@ pub fn addresses(peer: &Chosen, asker: &Asker<'_>, trusted: &[Cidr]) -> Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::swarm::{Extra, Record};
+    use crate::swarm::{Budget, Extra, Record};
     use std::collections::HashSet;
 
     fn asker<'a>(ip: &str, reached_at: &str, seed: bool, zone: &'a str) -> Asker<'a> {
@@ -235,7 +235,7 @@ mod tests {
     fn add(swarm: &mut Swarm, hasher: &RandomState, n: usize, port: u16, seed: bool, zone: &str) {
         let ip: IpAddr = format!("10.{}.{}.{}", n >> 16 & 255, n >> 8 & 255, n & 255).parse().unwrap();
         let id = PeerId((n as u128 + 1).to_be_bytes());
-        let extra = (!zone.is_empty()).then(|| Box::new(Extra { zone: zone.into(), ..Extra::default() }));
+        let extra = Extra::new(&Budget::new(1 << 20), &[], zone, "");
         let record = Record { key: Key::new(ip, port, id), id, seed, expires_s: 100, extra };
         swarm.put(hasher, record, usize::MAX, 64).unwrap();
     }

@@ -13,6 +13,7 @@ pub mod cli;
 mod client;
 pub mod config;
 pub mod disk;
+mod doors;
 pub mod handout;
 mod http;
 pub mod interval;

@@ -11,6 +11,8 @@ use shoal_protocol::address::{Reach, canonical, reach, subnet};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// From this many peers on a swarm has an index; below it a walk over the vector is as fast and costs no memory.
 const INDEX_FROM: usize = 32;
@@ -41,14 +43,77 @@ fn pack(ip: IpAddr) -> [u8; 16] {
 }
 
 /// What few peers send and what is therefore kept apart.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Extra {
-    /// Other addresses at which the peer may be reached.
-    pub candidates: Box<[SocketAddr]>,
-    /// Where it is.
-    pub zone: Box<str>,
-    /// A name for people.
-    pub label: Box<str>,
+    candidates: Box<[SocketAddr]>,
+    zone: Box<str>,
+    label: Box<str>,
+    /// Given back when this is dropped.
+    weight: Weight,
+}
+
+impl Extra {
+    /// Keeps what an announce says beside the needful, or nothing where the budget is spent: candidates, zone and label
+    /// are each of use, but nobody is lost without them.
+    #[must_use]
+    pub fn new(budget: &Budget, candidates: &[SocketAddr], zone: &str, label: &str) -> Option<Box<Self>> {
+        if candidates.is_empty() && zone.is_empty() && label.is_empty() {
+            return None;
+        }
+        let bytes = size_of::<Self>() + size_of_val(candidates) + zone.len() + label.len();
+        let weight = budget.take(bytes)?;
+        Some(Box::new(Self { candidates: candidates.into(), zone: zone.into(), label: label.into(), weight }))
+    }
+
+    /// What it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.weight.bytes
+    }
+}
+
+/// Memory for all that peers say of themselves beside the needful.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    most: usize,
+    used: Arc<AtomicUsize>,
+}
+
+impl Budget {
+    /// So many bytes.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self { most, used: Arc::default() }
+    }
+
+    /// What is used of it.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize) -> Option<Weight> {
+        // Several at once may pass by a little; each gives back what it took.
+        if self.used() + bytes > self.most {
+            return None;
+        }
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        Some(Weight { bytes, used: Some(Arc::clone(&self.used)) })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Weight {
+    bytes: usize,
+    used: Option<Arc<AtomicUsize>>,
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        if let Some(used) = &self.used {
+            used.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
+    }
 }
 
 /// One peer.
@@ -401,7 +466,7 @@ mod tests {
 
     fn record(ip: &str, port: u16, id: u8, seed: bool, zone: &str) -> Record {
         let (ip, id) = (ip.parse().unwrap(), PeerId([id; 16]));
-        let extra = (!zone.is_empty()).then(|| Box::new(Extra { zone: zone.into(), ..Extra::default() }));
+        let extra = Extra::new(&Budget::new(1 << 20), &[], zone, "");
         Record { key: Key::new(ip, port, id), id, seed, expires_s: 100, extra }
     }
 
