@@ -3,6 +3,7 @@
 //! binary meets a part of them in `peer/tests/corpus.rs`.
 #![expect(clippy::unwrap_used, reason = "a test that can not go on should stop where it stands")]
 
+mod answers;
 mod doors;
 mod frames;
 mod journals;

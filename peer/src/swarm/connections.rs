@@ -181,7 +181,7 @@ impl Swarm {
             (Some(other), Some(addr)) => self.book.same_as(addr, other),
             (None, Some(addr)) if session.unwelcome && !session.refused_here => {
                 self.book.closed(now, conn, REDIAL);
-                self.book.failed(now, addr, false, &mut self.rng);
+                self.book.refused(now, addr, false, &mut self.rng);
             }
             _ => {
                 let wait = REDIAL.mul_f64(self.rng.jitter(0.5));
@@ -226,7 +226,7 @@ impl Swarm {
         let room = degree.saturating_sub(self.open_sessions() + self.book.dialing());
         for addr in self.book.dials(now, room, self.have.is_complete(), &mut self.rng) {
             if self.blame.addr_is_barred(now, addr) {
-                self.book.failed(now, addr, false, &mut self.rng);
+                self.book.refused(now, addr, false, &mut self.rng);
             } else {
                 self.out.push_back(Output::Dial { addr });
             }

@@ -130,6 +130,7 @@ impl Swarm {
                 self.connected(now, conn, remote, dialled, hello, rtt_us);
             }
             Input::DialFailed { addr, forget } => self.book.failed(now, addr, forget, &mut self.rng),
+            Input::DialRefused { addr } => self.book.refused(now, addr, false, &mut self.rng),
             Input::Closed { conn } => self.closed(now, conn),
             Input::Message { conn, message } => {
                 if let Some(session) = self.sessions.get_mut(&conn)
