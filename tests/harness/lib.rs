@@ -8,6 +8,7 @@
 //! [`world`] builds and runs, [`link`] moves bytes, [`host`] is what one machine does with its swarm's outputs,
 //! [`faults`] says what goes wrong and when, [`report`] is what came of it.
 
+pub mod evil;
 pub mod faults;
 pub mod host;
 pub mod link;

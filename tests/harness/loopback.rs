@@ -57,6 +57,15 @@ impl Content {
         Self::of(Shape::Tree, sizes.iter().enumerate().map(file).collect(), piece)
     }
 
+    /// One file of given bytes.
+    ///
+    /// # Panics
+    /// When the sizes make no content.
+    #[must_use]
+    pub fn of_bytes(bytes: Vec<u8>, piece: u32) -> Self {
+        Self::of(Shape::File, vec![(String::new(), bytes)], piece)
+    }
+
     #[allow(clippy::unwrap_used)] // A test that can't make its content can't go on.
     fn of(shape: Shape, files: Vec<(String, Vec<u8>)>, piece: u32) -> Self {
         let entry = |(path, bytes): &(String, Vec<u8>)| {
