@@ -10,6 +10,7 @@
 
 pub mod evil;
 pub mod faults;
+pub mod fuzz;
 pub mod host;
 pub mod link;
 pub mod loopback;

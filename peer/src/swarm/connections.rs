@@ -52,7 +52,8 @@ impl Swarm {
             // What was dialled in vain backs off; of another way to a connected peer it is enough to know that it is one.
             match (dialled, session.dialable, other) {
                 (_, Some(addr), Some(other)) => self.book.same_as(addr, other),
-                (Some(addr), ..) => self.book.failed(now, addr, itself, &mut self.rng),
+                (Some(addr), ..) if itself => self.book.failed(now, addr, true, &mut self.rng),
+                (Some(addr), ..) => self.book.refused(now, addr, false, &mut self.rng),
                 _ => {}
             }
             session.refused_here = true;
