@@ -343,8 +343,8 @@ fn a_fetch_that_dialled_the_wrong_one() {
         // Each needs a fetch of its own, whose first dial is what takes time.
         for some in cases(content.swarm()).chunks(32) {
             let mut playing = JoinSet::new();
-            for case in some.to_vec() {
-                let content = content.clone();
+            for case in some {
+                let (case, content) = (case.clone(), content.clone());
                 playing.spawn(async move {
                     let (engine, dir) = (engine().await, tempfile::tempdir().unwrap());
                     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

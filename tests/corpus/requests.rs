@@ -120,7 +120,7 @@ fn sizes(table: &mut Table, announce: &str) {
     table.add(
         "C6 upgrade",
         &[200],
-        format!("GET /healthz HTTP/1.1\r\nhost: t\r\nconnection: close, upgrade\r\nupgrade: websocket\r\n\r\n"),
+        "GET /healthz HTTP/1.1\r\nhost: t\r\nconnection: close, upgrade\r\nupgrade: websocket\r\n\r\n",
     );
     table.add(
         "C6 upgrade to HTTP/2",

@@ -1,6 +1,7 @@
 //! An evil peer and an evil client with a choice of modes, each a row of the list of threats. Bounded by count and time,
 //! whatever they are told. Used by tests in this process and by the programs `evil_peer` and `evil_client` by hand.
 
+use crate::fuzz::Numbers;
 use crate::loopback::{Content, Evil, hello};
 use bytes::BytesMut;
 use shoal_protocol::message::{Block, Hello};
@@ -98,23 +99,6 @@ impl Tally {
     }
 }
 
-/// splitmix64, so that a run can be repeated.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}
-
 /// Plays one mode against a peer's port until a bound is reached. Modes that send blocks need the content.
 pub async fn play(
     mode: PeerMode,
@@ -128,7 +112,7 @@ pub async fn play(
     for n in 0..bounds.connections {
         let (tally, content) = (Arc::clone(&tally), content.cloned());
         playing.spawn(async move {
-            let mut numbers = Numbers(bounds.seed ^ (n as u64) << 32);
+            let mut numbers = Numbers::new(bounds.seed ^ (n as u64) << 32);
             while tally.left(&bounds) {
                 let ended = one(mode, target, swarm, content.as_ref(), &bounds, &tally, &mut numbers).await;
                 if ended.is_err() && mode != PeerMode::Noise {
@@ -146,7 +130,7 @@ pub async fn play(
 /// A new name for each connection, as any liar has.
 fn ours(swarm: SwarmId, numbers: &mut Numbers) -> Hello {
     let mut peer = [0; 16];
-    peer[..8].copy_from_slice(&numbers.next().to_le_bytes());
+    peer[..8].copy_from_slice(&numbers.draw().to_le_bytes());
     Hello { peer: PeerId(peer), ..hello(swarm, 0) }
 }
 
@@ -163,11 +147,12 @@ async fn one(
         PeerMode::Silent => {
             let mut stream = TcpStream::connect(target).await?;
             tally.connected.fetch_add(1, Ordering::Relaxed);
-            stream.read(&mut [0]).await?;
+            // Its end is waited for; nothing else can come.
+            let _ = stream.read(&mut [0]).await?;
             return Ok(());
         }
         PeerMode::Abort => {
-            match numbers.next() % 3 {
+            match numbers.draw() % 3 {
                 0 => drop(TcpStream::connect(target).await?),
                 1 => drop(Evil::greet(target).await?),
                 _ => drop(Evil::dial(target, &ours(swarm, numbers)).await?),
@@ -185,7 +170,7 @@ async fn one(
         PeerMode::Unasked => {
             evil.send(&Message::HaveNone).await?;
             while tally.left(bounds) {
-                let block = Block { piece: numbers.next() as u32 % 16, offset: 0, length: 1_000 };
+                let block = Block { piece: numbers.draw() as u32 % 16, offset: 0, length: 1_000 };
                 evil.send_block(block, &[7; 1_000]).await?;
             }
             Ok(())
@@ -203,33 +188,34 @@ async fn noise(evil: &mut Evil, bounds: &Bounds, tally: &Tally, numbers: &mut Nu
     evil.send(&Message::HaveNone).await?;
     let mut out = BytesMut::new();
     loop {
-        for _ in 0..1 + numbers.next() % 4 {
+        for _ in 0..1 + numbers.draw() % 4 {
             if !tally.left(bounds) {
                 return Ok(());
             }
-            let kind = match numbers.next() % 4 {
-                0 => numbers.next() as u8,
-                1 => 0x80 | numbers.next() as u8,
-                _ => 1 + (numbers.next() % 20) as u8,
+            let kind = match numbers.draw() % 4 {
+                0 => numbers.draw() as u8,
+                1 => 0x80 | numbers.draw() as u8,
+                _ => 1 + (numbers.draw() % 20) as u8,
             };
-            let length = match (kind, numbers.next() % 8) {
+            let length = match (kind, numbers.draw() % 8) {
                 // What has one length mostly has it.
                 (0x02 | 0x04 | 0x05 | 0x09, 1..) => 0,
                 (0x08 | 0x0c, 1..) => 12,
                 (0x0d, 1..) => 13,
                 (0x0a | 0x11, 1..) => 4,
                 (0x0f, 1..) => 8,
-                (_, 0) => numbers.next() as u32,
-                (_, 1) => numbers.next() as u32 % WHOLE,
-                _ => numbers.next() as u32 % 64,
+                (_, 0) => numbers.draw() as u32,
+                (_, 1) => numbers.draw() as u32 % WHOLE,
+                _ => numbers.draw() as u32 % 64,
             };
             out.extend_from_slice(&length.to_le_bytes());
             out.extend_from_slice(&[kind]);
             let sent = if length <= WHOLE { length } else { 0 };
             // Small numbers, so that some are pieces.
-            (0..sent).for_each(|_| {
-                out.extend_from_slice(&[(numbers.next() as u8).wrapping_mul(numbers.next() as u8 & 1) & 0x1f])
-            });
+            for _ in 0..sent {
+                let (byte, keep) = (numbers.draw() as u8, numbers.draw() as u8 & 1);
+                out.extend_from_slice(&[byte.wrapping_mul(keep) & 0x1f]);
+            }
             if length > WHOLE && kind & 0x80 == 0 && length <= 1 << 18 {
                 // Its rest would be waited for.
                 out.extend(std::iter::repeat_n(0, length as usize));
@@ -309,7 +295,7 @@ async fn serve(
             }
             PeerMode::Corrupt(part) => {
                 if numbers.unit() < part {
-                    let at = numbers.next() as usize % bytes.len();
+                    let at = numbers.draw() as usize % bytes.len();
                     bytes[at] ^= 1;
                     tally.refused.fetch_add(1, Ordering::Relaxed);
                 }
@@ -371,7 +357,7 @@ pub async fn attack(mode: ClientMode, target: SocketAddr, addresses: u32, bounds
     for n in 0..bounds.connections {
         let tally = Arc::clone(&tally);
         playing.spawn(async move {
-            let mut numbers = Numbers(bounds.seed ^ (n as u64) << 32);
+            let mut numbers = Numbers::new(bounds.seed ^ (n as u64) << 32);
             let from = Ipv4Addr::from(0x7f20_0000 + n as u32 % addresses.max(1));
             while tally.left(&bounds) {
                 if client(mode, target, from, &bounds, &tally, &mut numbers).await.is_err() {
@@ -417,7 +403,7 @@ async fn client(
                     .map_or(String::new(), |(head, _)| format!("{head}\r\n\r\n{{"))
             };
             stream.write_all(part.as_bytes()).await?;
-            stream.read(&mut answer).await?;
+            let _ = stream.read(&mut answer).await?;
             return Ok(());
         }
         ClientMode::LargeHead => {
@@ -432,11 +418,11 @@ async fn client(
     while tally.left(bounds) {
         let mut swarm = "ab".repeat(32);
         if mode == ClientMode::Swarms {
-            swarm = (0..4).map(|_| format!("{:016x}", numbers.next())).collect();
+            swarm = (0..4).map(|_| format!("{:016x}", numbers.draw())).collect();
         }
         let more =
             if mode == ClientMode::Poison { ",\"candidates\":[\"10.66.0.1:7171\",\"10.66.0.1:7172\"]" } else { "" };
-        let request = announce_request(&swarm, numbers.next(), 1_024 + (numbers.next() % 60_000) as u16, more);
+        let request = announce_request(&swarm, numbers.draw(), 1_024 + (numbers.draw() % 60_000) as u16, more);
         stream.write_all(request.as_bytes()).await?;
         match read_answer(&mut stream, &mut answer).await? {
             200 => tally.good.fetch_add(1, Ordering::Relaxed),

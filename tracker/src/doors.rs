@@ -11,6 +11,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
+/// Connections that have not asked anything, at most: an honest one asks within a round trip, and each takes some 40 KiB
+/// until its head is whole.
+const SILENT_MAX: usize = 2_048;
+
 #[derive(Debug, Default)]
 struct State {
     open: usize,
@@ -59,9 +63,13 @@ impl Doors {
             return None;
         }
         // Those who were told to go may take a moment: the new one enters at once, so there can be a few more than `most`.
-        if state.open >= self.most {
-            let State { silent, idle, .. } = &mut *state;
+        let State { silent, idle, open, .. } = &mut *state;
+        if *open >= self.most {
             let (_, token) = silent.pop_first().or_else(|| idle.pop_first())?;
+            token.cancel();
+        } else if silent.len() >= SILENT_MAX
+            && let Some((_, token)) = silent.pop_first()
+        {
             token.cancel();
         }
         state.open += 1;
@@ -164,6 +172,19 @@ mod tests {
         assert!(enter().is_none(), "three are busy");
         fifth.idle();
         assert!(enter().is_some() && !busy.evicted.is_cancelled() && !fourth.evicted.is_cancelled());
+    }
+
+    #[test]
+    fn the_silent_are_few_however_much_room_there_is() {
+        let doors = Doors::new(9 * SILENT_MAX, 9);
+        let mut held: Vec<_> = (0..SILENT_MAX).filter_map(|_| doors.enter(ip("10.0.0.1"))).collect();
+        held[0].busy();
+        held.push(doors.enter(ip("10.0.0.1")).unwrap());
+        assert!(held.iter().all(|place| !place.evicted.is_cancelled()));
+        held.push(doors.enter(ip("10.0.0.1")).unwrap());
+        let gone: Vec<_> =
+            held.iter().map(|place| place.evicted.is_cancelled()).enumerate().filter(|(_, e)| *e).collect();
+        assert_eq!(gone, [(1, true)], "the oldest that asked nothing");
     }
 
     #[test]

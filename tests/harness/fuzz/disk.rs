@@ -26,14 +26,15 @@ fn journal_of() -> &'static (Vec<u8>, Content) {
 pub fn journal(bytes: &[u8]) {
     let (good, content) = journal_of();
     let mut choices = Choices::new(bytes);
-    let (mut bad, fits) = (good.clone(), choices.byte() % 4 != 0);
+    let (mut bad, fits) = (good.clone(), !choices.byte().is_multiple_of(4));
     while !choices.is_empty() {
-        let at = if choices.byte() % 2 == 0 { choices.below(256) } else { choices.below(bad.len().max(1) as u32) };
+        let at =
+            if choices.byte().is_multiple_of(2) { choices.below(256) } else { choices.below(bad.len().max(1) as u32) };
         let length = 1 + choices.byte() as usize % 8;
         for (to, from) in bad.iter_mut().skip(at as usize).zip(choices.take(length)) {
             *to = *from;
         }
-        if choices.byte() % 32 == 0 {
+        if choices.byte().is_multiple_of(32) {
             bad.truncate(choices.below(bad.len().max(1) as u32) as usize);
         }
     }

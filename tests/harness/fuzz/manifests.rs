@@ -19,7 +19,7 @@ pub fn manifest(bytes: &[u8]) {
 pub fn structure(bytes: &[u8]) {
     const PARTS: [&str; 14] = ["a", "b", "c", "-", "ab", ".", "..", "", "é", "\u{202e}", "\0", "...", " ", "a-b"];
     let mut choices = Choices::new(bytes);
-    let shape = if choices.byte() % 8 == 0 { Shape::File } else { Shape::Tree };
+    let shape = if choices.byte().is_multiple_of(8) { Shape::File } else { Shape::Tree };
     let piece = 1_u64.checked_shl(u32::from(choices.byte() % 70)).unwrap_or(0);
     let mut entries = Vec::new();
     while !choices.is_empty() && entries.len() < 64 {
@@ -36,7 +36,7 @@ pub fn structure(bytes: &[u8]) {
         };
         entries.push(Entry { path, kind });
     }
-    if choices.byte() % 4 != 0 {
+    if !choices.byte().is_multiple_of(4) {
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         entries.dedup_by(|a, b| a.path == b.path);
     }

@@ -90,7 +90,7 @@ impl Numbers {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.0;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -98,8 +98,13 @@ impl Numbers {
         x ^ (x >> 31)
     }
 
+    /// Between 0 and 1.
+    pub fn unit(&mut self) -> f64 {
+        (self.draw() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
     fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
+        (self.draw() % limit.max(1) as u64) as usize
     }
 }
 
@@ -121,7 +126,7 @@ pub fn mutate(numbers: &mut Numbers, corpus: &[Vec<u8>]) -> Vec<u8> {
         b"{",
     ];
     let Some(base) = corpus.get(numbers.below(corpus.len())) else {
-        return (0..numbers.below(200)).map(|_| numbers.next() as u8).collect();
+        return (0..numbers.below(200)).map(|_| numbers.draw() as u8).collect();
     };
     let mut out = base.clone();
     for _ in 0..1 + numbers.below(6) {
@@ -129,7 +134,7 @@ pub fn mutate(numbers: &mut Numbers, corpus: &[Vec<u8>]) -> Vec<u8> {
         let end = (at + numbers.below(16)).min(out.len());
         match numbers.below(7) {
             0 if at < out.len() => out[at] ^= 1 << numbers.below(8),
-            1 if at < out.len() => out[at] = numbers.next() as u8,
+            1 if at < out.len() => out[at] = numbers.draw() as u8,
             2 => drop(out.splice(at..at, EDGES[numbers.below(EDGES.len())].iter().copied())),
             3 => drop(out.splice(at..end, EDGES[numbers.below(EDGES.len())].iter().copied())),
             4 => drop(out.drain(at..end)),

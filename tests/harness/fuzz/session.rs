@@ -195,7 +195,7 @@ impl Model {
                 }
             }
             11 => {
-                let right = choices.byte() % 4 != 0;
+                let right = !choices.byte().is_multiple_of(4);
                 if let Some(piece) = self.to_hash.pop() {
                     let outcome = match geometry.cv_index(piece) {
                         Some(at) if right => Outcome::Cv(content().cvs[at as usize]),
@@ -220,7 +220,7 @@ impl Model {
                 let addr = SocketAddr::from((octets, choices.word() as u16)).to_string();
                 let peers = vec![HandoutPeer {
                     addrs: vec![addr, format!(":{}", choices.word() as u16)],
-                    seed: octets[0] % 2 == 0,
+                    seed: octets[0].is_multiple_of(2),
                 }];
                 let handout = Handout { interval: choices.word(), seeds: choices.word(), leechers: 1, peers };
                 let reached = [9, 9, 9, 9].into();
@@ -228,7 +228,7 @@ impl Model {
             }
             14 => {
                 let piece = choices.below(geometry.pieces());
-                if self.have.has(piece) && choices.byte() % 4 == 0 {
+                if self.have.has(piece) && choices.byte().is_multiple_of(4) {
                     self.have.set(piece, false);
                     self.feed(Input::Lost { pieces: vec![piece] });
                 }
