@@ -3,6 +3,7 @@
 //! `SHOAL_CASES=1000000` sets the number for each entry point, `SHOAL_SEED` where they start, and `SHOAL_ENTRY=frames`
 //! takes one. An input that breaks a rule is shown in hex, with what replays it.
 #![expect(clippy::unwrap_used, reason = "a test that can not go on should stop where it stands")]
+#![expect(clippy::print_stderr, reason = "how many there were")]
 
 use harness::fuzz::{ENTRIES, Entry, Numbers, mutate};
 use std::panic::catch_unwind;

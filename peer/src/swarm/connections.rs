@@ -173,7 +173,9 @@ impl Swarm {
             // Once somebody has everything, all of it is out, even if that one and its neighbours leave: who finished a
             // fetch mostly serves on, though not to a seed.
             let all_out = self.counters.finished_peers > 0;
-            spread.left(conn, &session.have, |p| all_out || picker.leechers_with(p) > 0);
+            let have = &self.have;
+            // What we lost ourselves stays out, too: it can't be given again.
+            spread.left(conn, &session.have, |p| all_out || !have.has(p) || picker.leechers_with(p) > 0);
             self.spread = Some(spread);
         }
         self.pex.forget(conn);

@@ -163,6 +163,10 @@ impl Swarm {
         }
         for piece in &gone {
             self.fresh_haves.remove(piece);
+            // Nobody will have it from us: an origin that went on choosing it would promise what it can't read.
+            if let Some(spread) = &mut self.spread {
+                spread.sent(*piece);
+            }
             self.done_bytes -= u64::from(self.geometry.piece_length(*piece));
             // What is still being fetched comes again. What was complete once is the user's, and is not written to.
             if !self.told_complete {
