@@ -155,6 +155,7 @@ impl Swarm {
     fn let_go(&mut self, conn: ConnId) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         session.pipeline.asks = 0;
+        session.pipeline.late_asks = 0;
         for block in session.pipeline.take_all() {
             self.give_back(conn, block);
         }

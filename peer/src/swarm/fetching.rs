@@ -95,10 +95,20 @@ impl Swarm {
         }
     }
 
-    pub(super) fn rejected(&mut self, now: Time, conn: ConnId, block: Block, reason: RejectReason) {
-        let Some(session) = self.sessions.get_mut(&conn) else { return };
+    /// # Errors
+    /// When the peer keeps rejecting what was never asked of it: each reject costs a look at all connections.
+    pub(super) fn rejected(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        block: Block,
+        reason: RejectReason,
+    ) -> Result<(), WireError> {
+        let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
         if block.piece == u32::MAX {
-            session.pipeline.asks = session.pipeline.asks.saturating_sub(1);
+            if !session.pipeline.any_answered(now) {
+                return session.unexpected(block).map(|_| ());
+            }
             session.assigns = false;
         } else {
             if reason == RejectReason::NoUpload {
@@ -112,18 +122,20 @@ impl Swarm {
                     session.refused.insert(block.piece, now + REFUSED_FOR);
                 }
                 self.give_back(conn, block);
+            } else {
+                return session.unexpected(block).map(|_| ());
             }
         }
         self.refill_all(now);
+        Ok(())
     }
 
     pub(super) fn assigned(&mut self, now: Time, conn: ConnId, piece: u32) -> Result<(), WireError> {
         let length = self.geometry.piece_length(piece);
         let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
-        if length == 0 || session.pipeline.asks == 0 {
+        if length == 0 || !session.pipeline.any_answered(now) {
             return Err(WireError::Unexpected("an assignment"));
         }
-        session.pipeline.asks -= 1;
         if self.have.has(piece) || self.pieces.map.contains_key(&piece) || !session.may_send(now, piece) {
             let all = Block { piece, offset: 0, length: 0 };
             session.expect_cancelled(all);

@@ -12,6 +12,7 @@ use super::state::Swarm;
 use super::{ConnId, Output, Time};
 use shoal_protocol::message::Block;
 use shoal_protocol::{Message, PeerId};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Pieces that a newcomer picks at random, so that it soon has something to give.
@@ -46,7 +47,7 @@ impl Swarm {
             let assigns = session.assigns && self.may_choose_for_us(conn);
             let owned = self.on_piece.get(&conn).copied();
             let block = owned.and_then(|piece| self.next_block(conn, piece));
-            if block.is_none() && assigns && self.ask_any(conn) {
+            if block.is_none() && assigns && self.ask_any(now, conn) {
                 continue;
             }
             let block = block.or_else(|| self.adopt(now, conn));
@@ -90,13 +91,13 @@ impl Swarm {
     }
 
     /// Asks an origin for any piece, unless all that is missing was asked for that way already.
-    fn ask_any(&mut self, conn: ConnId) -> bool {
+    fn ask_any(&mut self, now: Time, conn: ConnId) -> bool {
         let asks: u32 = self.sessions.values().map(|s| s.pipeline.asks).sum();
         if self.picker.startable() <= asks as usize {
             return false;
         }
         if let Some(session) = self.sessions.get_mut(&conn) {
-            session.pipeline.asks += 1;
+            session.pipeline.ask_any(now);
             self.out.push_back(Output::Send { conn, message: Message::RequestAny });
         }
         true
@@ -119,14 +120,14 @@ impl Swarm {
 
     /// Whether the peer may be given another piece.
     fn may_start(&mut self, now: Time, conn: ConnId) -> bool {
-        let spared = self.origin_is_spared(now);
         let Some(session) = self.sessions.get(&conn) else { return false };
         if session.busy_until > now && self.has_other_givers(now, conn) {
             return false;
         }
-        if session.hello.spreads && spared {
+        if session.hello.spreads && self.origin_is_spared(now) {
             return false;
         }
+        let Some(session) = self.sessions.get(&conn) else { return false };
         !session.probation || session.pipeline.asked.is_empty()
     }
 
@@ -140,11 +141,27 @@ impl Swarm {
             return None;
         }
         let session = &self.sessions[&conn];
-        let piece = *self.pieces.orphans.iter().find(|p| session.can_give(now, **p))?;
+        let piece = *self
+            .pieces
+            .orphans
+            .iter()
+            .find(|p| session.can_give(now, **p) && !(session.assigns && self.is_elsewhere(now, **p)))?;
         let length = self.geometry.piece_length(piece);
         self.pieces.own(piece, length, conn);
         self.on_piece.insert(conn, piece);
         self.next_block(conn, piece)
+    }
+
+    /// Whether somebody who gives nothing out by own choice can give a piece: then an origin that still does is spared.
+    fn is_elsewhere(&self, now: Time, piece: u32) -> bool {
+        self.sessions.values().any(|s| {
+            !s.assigns
+                && !s.closing
+                && !s.hello.no_upload
+                && !s.pipeline.snubbed
+                && s.busy_until <= now
+                && s.can_give(now, piece)
+        })
     }
 
     /// Starts the rarest piece that the peer has.
@@ -179,9 +196,15 @@ impl Swarm {
             return false;
         }
         let mine = thief.pipeline.expected(now, piece_bytes);
+        let thief = &self.sessions[&conn];
         let mut best: Option<(Duration, u32, u32)> = None;
+        // Rates are looked up once for each owner: many blocks of few peers are compared.
+        let mut rates: BTreeMap<ConnId, Option<f64>> = BTreeMap::new();
+        let sessions = &self.sessions;
+        let mut rate_of =
+            |owner: ConnId| *rates.entry(owner).or_insert_with(|| sessions.get(&owner).and_then(|s| rate_now(s, now)));
         for (piece, progress) in &self.pieces.map {
-            if progress.stage != Stage::Fetching || progress.solo || !self.sessions[&conn].can_give(now, *piece) {
+            if progress.stage != Stage::Fetching || progress.solo || !thief.can_give(now, *piece) {
                 continue;
             }
             // Blocks that its owner has yet to ask for come after all that it owes.
@@ -190,11 +213,11 @@ impl Swarm {
                 let length = progress.block(*piece, index as u32).length;
                 let theirs = match (*state, progress.owner) {
                     (BlockState::Asked(owner, None), _) if owner != conn => {
-                        self.sessions.get(&owner).map_or(Duration::MAX, |s| expected_of(s, now, *piece, index))
+                        sessions.get(&owner).map_or(Duration::MAX, |s| expected_of(s, rate_of(owner), *piece, index))
                     }
                     (BlockState::Missing, Some(owner)) if owner != conn => {
                         later += u64::from(length);
-                        self.sessions.get(&owner).map_or(Duration::MAX, |s| expected_after(s, now, later))
+                        sessions.get(&owner).map_or(Duration::MAX, |s| expected_after(s, rate_of(owner), later))
                     }
                     _ => continue,
                 };
@@ -231,7 +254,7 @@ impl Swarm {
 }
 
 /// When a peer will have delivered a block that it owes us: by its rate and what stands before it in the queue.
-fn expected_of(session: &Session, now: Time, piece: u32, index: usize) -> Duration {
+fn expected_of(session: &Session, rate: Option<f64>, piece: u32, index: usize) -> Duration {
     let mut ahead = 0_u64;
     for asked in &session.pipeline.asked {
         ahead += u64::from(asked.block.length);
@@ -241,23 +264,24 @@ fn expected_of(session: &Session, now: Time, piece: u32, index: usize) -> Durati
             break;
         }
     }
-    time_for(session, now, ahead)
+    time_for(rate, ahead)
 }
 
 /// When a peer will have delivered so many bytes beyond all that it owes us.
-fn expected_after(session: &Session, now: Time, bytes: u64) -> Duration {
-    time_for(session, now, session.pipeline.bytes + bytes)
+fn expected_after(session: &Session, rate: Option<f64>, bytes: u64) -> Duration {
+    time_for(rate, session.pipeline.bytes + bytes)
 }
 
-fn time_for(session: &Session, now: Time, bytes: u64) -> Duration {
-    if session.pipeline.snubbed {
-        return Duration::MAX;
-    }
-    let mut meter = session.pipeline.meter.clone();
-    let rate = meter.rate(now);
-    if rate < 1.0 {
+/// The rate at which a peer delivers; `None` if it is snubbed.
+fn rate_now(session: &Session, now: Time) -> Option<f64> {
+    (!session.pipeline.snubbed).then(|| session.pipeline.meter.clone().rate(now))
+}
+
+fn time_for(rate: Option<f64>, bytes: u64) -> Duration {
+    match rate {
+        None => Duration::MAX,
         // Never heard of: give it a fair chance before its work is doubled.
-        return Duration::from_secs(2);
+        Some(rate) if rate < 1.0 => Duration::from_secs(2),
+        Some(rate) => Duration::from_secs_f64((bytes as f64 / rate).min(3600.0)),
     }
-    Duration::from_secs_f64((bytes as f64 / rate).min(3600.0))
 }

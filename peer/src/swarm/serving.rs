@@ -75,8 +75,11 @@ impl Swarm {
         }
         let rate = self.total_up.rate(now);
         while upload::open_turns(&self.sessions, now, rate) < upload::TURNS {
-            let starved = upload::starved_asker(&self.sessions, now);
-            let next = starved.or_else(|| self.next_any_asker()).or_else(|| upload::next_asker(&self.sessions));
+            let next = upload::continuing_asker(&self.sessions, blocks_in(self.geometry.piece_size()));
+            let next = next
+                .or_else(|| upload::starved_asker(&self.sessions, now))
+                .or_else(|| self.next_any_asker())
+                .or_else(|| upload::next_asker(&self.sessions));
             let Some(conn) = next else { return };
             if let Some(session) = self.sessions.get_mut(&conn) {
                 session.turn_piece = None;
@@ -163,6 +166,8 @@ impl Swarm {
                 return;
             }
             session.turn_piece = Some(block.piece);
+            let (last, count) = session.last_piece;
+            session.last_piece = (block.piece, if last == block.piece { count.saturating_add(1) } else { 1 });
             session.queue.pop_front();
             session.writing.0 += 1;
             session.writing.1 += u64::from(block.length);

@@ -52,6 +52,8 @@ pub struct Session {
     pub turn_moved: Time,
     /// The piece that its turn is spent on.
     pub turn_piece: Option<u32>,
+    /// The piece of the last block that it got, and how many blocks of that piece it got in a row.
+    pub last_piece: (u32, u32),
     /// What we send it.
     pub up: Meter,
     /// Last time we heard from it.
@@ -113,6 +115,7 @@ impl Session {
             writing: (0, 0),
             turn_moved: now,
             turn_piece: None,
+            last_piece: (u32::MAX, 0),
             up: Meter::new(now),
             heard: now,
             spoke: now,

@@ -288,7 +288,7 @@ impl Swarm {
                 let all = block.length == 0;
                 session.queue.retain(|b| if all { b.piece != block.piece } else { *b != block });
             }
-            Message::Reject { block, reason } => self.rejected(now, conn, block, reason),
+            Message::Reject { block, reason } => self.rejected(now, conn, block, reason)?,
             Message::Busy { block, peers } => {
                 let trust = Trust { source: reach(session.remote.ip()), allow_private: self.config.allow_private };
                 session.busy_until = now + BUSY_FOR;
@@ -373,6 +373,9 @@ impl Swarm {
         if session.cv_asked.is_some_and(|(_, at)| now.since(at) > CV_PATIENCE) {
             session.cv_late = session.cv_asked.take().map(|(batch, _)| batch);
             session.no_cvs_until = now + NO_CVS_FOR;
+        }
+        if session.pipeline.give_up_asks(now) {
+            session.assigns = false;
         }
         let overdue = session.pipeline.is_overdue(now);
         if now.since(session.spoke) > KEEP_ALIVE {

@@ -4,7 +4,10 @@
 //! at its receiver as early as possible and can be passed on; a turn lasts until its piece is sent. More open while those
 //! that are open don't move (a slow or dead receiver must not stop the others). Who gets a turn: the least complete asker,
 //! as it is the one that the end of the whole swarm waits for; among equals the one who waits longest; before all of them
-//! whoever waits for more than [`STARVED`].
+//! whoever waits for more than [`STARVED`]; and before these whoever has part of a piece from us ([`continuing_asker`]): with
+//! 100 hosts, 200 pieces of 1 MiB, 100 Mbit/s and 20 ms the first piece came after 1.5 s instead of 4.5 (median), the last
+//! host was done at 1.18 instead of 1.35 times the bound, and the origin sent 1.15 instead of 1.32 copies. Stars with pieces
+//! of one block are not changed by it.
 //!
 //! Two to four turns make no difference above noise in the simulator's stars (1.020 to 1.023 of the bound with 8 hosts,
 //! 1.041 to 1.044 with 16); six and more cost 1 %. A single lossy path needs several to fill an uplink.
@@ -48,6 +51,19 @@ pub fn next_asker(sessions: &BTreeMap<ConnId, Session>) -> Option<ConnId> {
         .iter()
         .filter(|(_, s)| !s.queue.is_empty() && s.writing.0 == 0 && !s.closing)
         .min_by_key(|(_, s)| (s.have.count(), s.turn_moved))
+        .map(|(conn, _)| *conn)
+}
+
+/// A peer that asks for another block of the piece on which it spent its last turn. With windows of one block it asks for
+/// the next one only when it has one, and fifty askers in turn would all wait for their fourth block before anybody has a
+/// whole piece to pass on. Who asks for more than the piece's `blocks` waits like everybody else.
+#[must_use]
+pub fn continuing_asker(sessions: &BTreeMap<ConnId, Session>, blocks: u32) -> Option<ConnId> {
+    let goes_on = |s: &Session| s.queue.front().is_some_and(|b| s.last_piece.0 == b.piece && s.last_piece.1 < blocks);
+    sessions
+        .iter()
+        .filter(|(_, s)| s.writing.0 == 0 && !s.closing && goes_on(s))
+        .min_by_key(|(_, s)| s.turn_moved)
         .map(|(conn, _)| *conn)
 }
 
