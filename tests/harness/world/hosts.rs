@@ -1,8 +1,8 @@
 //! Hosts: how they come, what their swarms' outputs do, and how they go.
 
-use super::{Event, World};
+use super::{Event, World, host_at};
 use crate::faults::{Fault, When};
-use crate::link::Item;
+use crate::link::{Item, Lane};
 use crate::report::Report;
 use shoal_peer::swarm::{Config, ConnId, Input, Output, Swarm, Time};
 use shoal_protocol::Bitfield;
@@ -37,9 +37,11 @@ impl World {
         if !self.hosts[host].is_alive() {
             return;
         }
-        let conns: Vec<ConnId> = self.hosts[host].conns.keys().copied().collect();
+        // Rare enough for a look at all lanes.
+        let conns: Vec<ConnId> =
+            (0..self.lanes.len()).filter(|l| self.lanes[*l].from() == host).map(Lane::sender_name).collect();
         for conn in conns {
-            self.hang_up(host, conn, None);
+            self.hang_up(conn, None);
         }
         self.tracker.forget(host);
         let swarm = self.hosts[host].swarm.take();
@@ -118,7 +120,7 @@ impl World {
         }
         self.conditional = rest;
         for n in met {
-            self.after(0, Event::Fault(n));
+            self.after(0, Event::Fault(n as u32));
         }
     }
 
@@ -148,7 +150,7 @@ impl World {
             let Some(host) = self.waiting.pop_front() else { return };
             self.in_wave += 1;
             let jitter = self.rng.below(20_000) as u64;
-            self.after(jitter, Event::Fault(usize::MAX - host));
+            self.after(jitter, Event::Join(host as u32));
         }
     }
 
@@ -177,7 +179,7 @@ impl World {
         if next < self.hosts[host].timer || self.hosts[host].timer <= self.now {
             self.hosts[host].timer = next.max(Time(self.now.0 + 1));
             let at = self.hosts[host].timer;
-            self.push(at, Event::Timer(host));
+            self.push(at, Event::Timer(host as u32));
         }
         for output in out.drain(..) {
             self.perform(host, output);
@@ -211,7 +213,7 @@ impl World {
                 if last {
                     let outcome = self.hosts[host].disk.outcome(&geometry, &self.cvs, block.piece);
                     let input = Box::new(Input::Hashed { piece: block.piece, outcome });
-                    self.after(self.hash_delay_us, Event::Input { host, input });
+                    self.after(self.hash_delay_us, Event::Input { host: host as u32, input });
                 }
             }
             Output::Discard => {
@@ -220,26 +222,33 @@ impl World {
             Output::Restart { piece } => self.hosts[host].disk.restart(piece),
             Output::Commit { piece } => {
                 let input = Box::new(Input::Committed { piece });
-                self.after(self.hash_delay_us, Event::Input { host, input });
+                self.after(self.hash_delay_us, Event::Input { host: host as u32, input });
             }
             Output::HashBlocks { piece } => {
                 let hashes = self.hosts[host].disk.block_hashes(piece);
                 let input = Box::new(Input::BlockHashes { piece, hashes });
-                self.after(self.hash_delay_us, Event::Input { host, input });
+                self.after(self.hash_delay_us, Event::Input { host: host as u32, input });
             }
             Output::Close { conn, reason } => {
                 if reason == GoodbyeReason::Protocol {
                     self.report.protocol_errors += 1;
                 }
-                self.hang_up(host, conn, Some(reason));
+                self.hang_up(conn, Some(reason));
             }
             Output::Dial { addr } => {
                 let us = 3 * self.latency_us;
-                self.after(us, Event::Dialled { from: host, addr });
+                let event = match host_at(addr) {
+                    Some(to) => Event::Dialled { from: host as u32, to: to as u32 },
+                    None => Event::Input {
+                        host: host as u32,
+                        input: Box::new(Input::DialFailed { addr, forget: false }),
+                    },
+                };
+                self.after(us, event);
             }
             Output::Announce { tracker, event, want } => self.announce(host, tracker, event, want),
             Output::BadPiece { peer, barred, .. } => {
-                let who = self.by_addr.get(&peer).copied().unwrap_or(usize::MAX);
+                let who = host_at(peer).unwrap_or(usize::MAX);
                 self.report.convicted.push((who, host, barred));
             }
             Output::Complete => {
@@ -251,7 +260,7 @@ impl World {
                     }
                 }
                 if let Some(us) = self.hosts[host].leaves_after {
-                    self.after(us, Event::Leave(host));
+                    self.after(us, Event::Leave(host as u32));
                 }
             }
         }

@@ -69,7 +69,7 @@ impl World {
                 self.tracker.answers.insert(host, handout);
             }
         }
-        self.after(2 * self.latency_us, Event::Announced { host, tracker });
+        self.after(2 * self.latency_us, Event::Announced { host: host as u32, tracker: tracker as u32 });
     }
 
     pub(super) fn announced(&mut self, host: usize, tracker: usize) {
