@@ -26,6 +26,8 @@ pub struct Report {
     pub origin_copies: f64,
     /// The same in bytes.
     pub origin_bytes: u64,
+    /// Copies that crossed into zones behind thin links, with all that goes with them.
+    pub crossed: f64,
     /// Bytes received for nothing, as a fraction of all payload received.
     pub wasted: f64,
     /// Control frames sent.
@@ -121,6 +123,9 @@ impl fmt::Display for Report {
             self.finished.iter().flatten().count(),
             self.trace,
         )?;
+        if self.crossed > 0.0 {
+            write!(f, ", crossed {:.3}", self.crossed)?;
+        }
         if self.join_bound > 0.0 {
             write!(f, ", by the bound at the last joining {:.3}", self.last() / self.join_bound)?;
         }

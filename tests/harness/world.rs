@@ -3,6 +3,7 @@
 mod hosts;
 mod network;
 mod tracker;
+mod zones;
 
 use crate::faults::{Fault, When};
 use crate::host::{Disk, Host, Vices};
@@ -40,6 +41,10 @@ enum Event {
     Fault(u32),
     Join(u32),
     Leave(u32),
+    /// A zone's link has room.
+    Link { zone: u32, direction: u32 },
+    /// A slice has passed a zone's link.
+    Crossed { lane: u32, slice: Box<Slice> },
 }
 
 #[derive(Debug, Clone)]
@@ -69,6 +74,7 @@ pub struct World {
     check: bool,
     horizon: Time,
     plans: Vec<Plan>,
+    zones: zones::Zones,
     faults: Vec<(When, usize, Fault)>,
     optional: Vec<usize>,
     // Running.
@@ -117,6 +123,7 @@ impl World {
             check: false,
             horizon: HORIZON,
             plans: Vec::new(),
+            zones: zones::Zones::default(),
             faults: Vec::new(),
             optional: Vec::new(),
             now: Time(0),
@@ -261,6 +268,7 @@ impl World {
 
     fn host(mut self, plan: Plan) -> Self {
         self.plans.push(plan);
+        self.zones.host();
         self
     }
 
@@ -375,7 +383,8 @@ impl World {
         let source: f64 = seeds.iter().map(|p| p.up).sum();
         let all: f64 = source + wanting.iter().map(|p| p.up).sum::<f64>();
         let slowest = wanting.iter().map(|p| p.down).fold(f64::INFINITY, f64::min);
-        self.report.bound = (size / source).max(size / slowest).max(wanting.len() as f64 * size / all);
+        let bound = (size / source).max(size / slowest).max(wanting.len() as f64 * size / all);
+        self.report.bound = bound.max(self.bound_of_zones(size));
         self.report.own_bounds = self
             .plans
             .iter()
@@ -425,6 +434,8 @@ impl World {
             Event::Fault(n) => 8 << 32 | u64::from(*n),
             Event::Leave(h) => 9 << 32 | u64::from(*h),
             Event::Join(h) => 10 << 32 | u64::from(*h),
+            Event::Link { zone, .. } => 12 << 32 | u64::from(*zone),
+            Event::Crossed { lane, .. } => 13 << 32 | u64::from(*lane),
             Event::Have { lane, first, .. } => (11 << 32 | u64::from(*lane)) ^ u64::from(*first) << 40,
         };
         self.trace(self.now.0);
@@ -432,7 +443,7 @@ impl World {
         let stalled = match &event {
             Event::Timer(host) | Event::UplinkFree(host) => Some(*host as usize),
             Event::Input { host, .. } | Event::Announced { host, .. } => Some(*host as usize),
-            Event::Deliver { lane, .. } | Event::Frame { lane, .. } | Event::Have { lane, .. } => {
+            Event::Crossed { lane, .. } | Event::Deliver { lane, .. } | Event::Frame { lane, .. } | Event::Have { lane, .. } => {
                 Some(self.lanes[*lane as usize].to())
             }
             _ => None,
@@ -461,6 +472,8 @@ impl World {
             Event::Fault(n) => self.strike(n as usize),
             Event::Join(host) => self.join(host as usize),
             Event::Leave(host) => self.kill(host as usize),
+            Event::Link { zone, direction } => self.link_has_room(zone as usize, direction as usize),
+            Event::Crossed { lane, slice } => self.crossed(lane as usize, slice),
         }
     }
 }

@@ -291,6 +291,7 @@ impl World {
         self.report.ended = self.now;
         self.report.first_piece.sort_by(f64::total_cmp);
         self.report.origin_copies = self.report.origin_bytes as f64 / self.geometry.bytes() as f64;
+        self.report.crossed = self.zones.crossed as f64 / self.geometry.bytes() as f64;
         self.report.state_bytes = state / u64::max(living, 1);
         self.report
     }

@@ -38,7 +38,8 @@ impl World {
     }
 
     pub(super) fn hello(&self, host: usize) -> Hello {
-        let host = &self.hosts[host];
+        let index = host;
+        let host = &self.hosts[index];
         Hello {
             swarm: SWARM,
             peer: host.peer,
@@ -48,7 +49,7 @@ impl World {
             needs_manifest: false,
             spreads: host.swarm.as_ref().is_some_and(|s| s.is_origin()),
             no_upload: false,
-            zone: String::new(),
+            zone: self.zones.label(index),
             client: String::new(),
         }
     }
@@ -124,8 +125,9 @@ impl World {
         let bytes = frame_bytes(&message);
         let up = &mut self.hosts[host].up;
         up.debt += bytes;
-        let us = transfer_time(bytes, up.rate) + self.latency_us + self.control_delay_us;
-        let at = Time(self.now.0 + us).max(self.lanes[lane].last_arrival);
+        let us = transfer_time(bytes, up.rate) + self.latency_us;
+        let at = self.through_links(lane, Time(self.now.0 + us), bytes);
+        let at = Time(at.0 + self.control_delay_us).max(self.lanes[lane].last_arrival);
         self.lanes[lane].last_arrival = at;
         let lane = lane as u32;
         let event = match message {
@@ -153,6 +155,10 @@ impl World {
             if !self.lanes[lane].is_ready() {
                 continue;
             }
+            if self.waits_for_link(lane) {
+                self.lanes[lane].queued = true;
+                continue;
+            }
             let slice = self.lanes[lane].take(self.slice);
             let up = &mut self.hosts[host].up;
             let us = transfer_time(slice.bytes + std::mem::take(&mut up.debt), up.rate);
@@ -172,7 +178,10 @@ impl World {
             let only_frames = slice.payload.iter().all(|p| matches!(p, Payload::Frame(_)));
             let extra = if only_frames { self.control_delay_us } else { 0 };
             let mut at = Time(self.now.0 + self.latency_us + extra);
-            if !only_frames {
+            let through = self.through_links(lane, at, slice.bytes);
+            let crosses = through > at;
+            at = through;
+            if !only_frames && !crosses {
                 // All have the same latency, so what leaves first arrives first at the receiver's downlink.
                 let down = &mut self.hosts[self.lanes[lane].to()].down;
                 down.free = Time(down.free.max(at).0 + transfer_time(slice.bytes, down.rate));
@@ -180,7 +189,11 @@ impl World {
             }
             at = at.max(self.lanes[lane].last_arrival);
             self.lanes[lane].last_arrival = at;
-            self.push(at, Event::Deliver { lane: lane as u32, slice });
+            let lane32 = lane as u32;
+            self.push(
+                at,
+                if crosses { Event::Crossed { lane: lane32, slice } } else { Event::Deliver { lane: lane32, slice } },
+            );
             self.enqueue(lane);
             let conn = Lane::sender_name(lane);
             for block in sent {

@@ -61,7 +61,7 @@ impl World {
                 uploaded: 0,
                 want,
                 candidates: Vec::new(),
-                zone: String::new(),
+                zone: self.zones.label(host),
                 label: String::new(),
                 reason: None,
             };
