@@ -31,20 +31,45 @@ const LINGER_US: u64 = 50_000;
 enum Event {
     Timer(u32),
     UplinkFree(u32),
-    Deliver { lane: u32, slice: Box<Slice> },
-    Frame { lane: u32, message: Box<Message> },
+    Deliver {
+        lane: u32,
+        slice: Box<Slice>,
+    },
+    Frame {
+        lane: u32,
+        message: Box<Message>,
+    },
     /// Most frames are of this kind: one range of pieces.
-    Have { lane: u32, first: u32, count: u32 },
-    Input { host: u32, input: Box<Input> },
-    Dialled { from: u32, to: u32 },
-    Announced { host: u32, tracker: u32 },
+    Have {
+        lane: u32,
+        first: u32,
+        count: u32,
+    },
+    Input {
+        host: u32,
+        input: Box<Input>,
+    },
+    Dialled {
+        from: u32,
+        to: u32,
+    },
+    Announced {
+        host: u32,
+        tracker: u32,
+    },
     Fault(u32),
     Join(u32),
     Leave(u32),
     /// A zone's link has room.
-    Link { zone: u32, direction: u32 },
+    Link {
+        zone: u32,
+        direction: u32,
+    },
     /// A slice has passed a zone's link.
-    Crossed { lane: u32, slice: Box<Slice> },
+    Crossed {
+        lane: u32,
+        slice: Box<Slice>,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -443,9 +468,10 @@ impl World {
         let stalled = match &event {
             Event::Timer(host) | Event::UplinkFree(host) => Some(*host as usize),
             Event::Input { host, .. } | Event::Announced { host, .. } => Some(*host as usize),
-            Event::Crossed { lane, .. } | Event::Deliver { lane, .. } | Event::Frame { lane, .. } | Event::Have { lane, .. } => {
-                Some(self.lanes[*lane as usize].to())
-            }
+            Event::Crossed { lane, .. }
+            | Event::Deliver { lane, .. }
+            | Event::Frame { lane, .. }
+            | Event::Have { lane, .. } => Some(self.lanes[*lane as usize].to()),
             _ => None,
         };
         if let Some(host) = stalled.filter(|h| self.hosts[*h].stalled) {

@@ -3,7 +3,7 @@
 use super::blame::Suspect;
 use super::session::Session;
 use super::state::{Swarm, TICK};
-use super::{ConnId, Output, Time, TrackerId};
+use super::{ConnId, Output, Time, TrackerId, zones};
 use shoal_protocol::address::{Trust, reach};
 use shoal_protocol::announce::Handout;
 use shoal_protocol::limits::BITFIELD_BITS;
@@ -48,6 +48,7 @@ impl Swarm {
         };
         let itself = hello.peer == self.config.peer;
         let mut session = Session::new(now, remote, dialled, hello, rtt_us, self.geometry.pieces());
+        session.nearness = zones::nearness(&self.config.zone, &session.hello.zone);
         if let Some((reason, other)) = refuse {
             // What was dialled in vain backs off; of another way to a connected peer it is enough to know that it is one.
             match (dialled, session.dialable, other) {
@@ -69,6 +70,7 @@ impl Swarm {
         }
         let needs_manifest = session.hello.needs_manifest;
         self.sessions.insert(conn, session);
+        self.zones_changed(now);
         if needs_manifest {
             return;
         }
@@ -167,7 +169,9 @@ impl Swarm {
         let Some(session) = self.sessions.remove(&conn) else { return };
         if session.told {
             self.uncount(&session);
+            self.uncount_zone(&session);
         }
+        self.zones_changed(now);
         if let Some(mut spread) = self.spread.take() {
             let picker = &self.picker;
             // Once somebody has everything, all of it is out, even if that one and its neighbours leave: who finished a

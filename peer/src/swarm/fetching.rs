@@ -110,6 +110,7 @@ impl Swarm {
                 return session.unexpected(block).map(|_| ());
             }
             session.assigns = false;
+            self.count_zone(conn);
         } else {
             if reason == RejectReason::NoUpload {
                 session.hello.no_upload = true;
@@ -236,8 +237,13 @@ impl Swarm {
     }
 
     pub(super) fn origin_is_spared(&mut self, now: Time) -> bool {
-        let others =
-            self.sessions.values().filter(|s| s.is_seed() && !s.hello.spreads && !s.pipeline.snubbed && !s.closing);
+        // Not in favour of those who are farther away than an origin is.
+        let origins = self.sessions.values().filter(|s| s.hello.spreads && s.told && !s.closing);
+        let near = origins.map(|s| s.nearness).max().unwrap_or(0);
+        let others = self
+            .sessions
+            .values()
+            .filter(|s| s.is_seed() && !s.hello.spreads && !s.pipeline.snubbed && !s.closing && s.nearness >= near);
         let others = others.count();
         let rate = self.total_down.rate(now);
         self.spare.update(now, others, rate)

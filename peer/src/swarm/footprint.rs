@@ -23,6 +23,13 @@ impl Swarm {
         let spread = if self.spread.is_some() { pieces * 8 + pieces / 8 } else { 0 };
         // What is had, and per piece a count, a place and a position of the picker, and a CV.
         let per_piece = pieces / 8 + pieces * (2 + 4 + 4 + 33);
-        size_of::<Self>() + sessions + under_way + spread + per_piece + self.book.state_bytes() + self.pex.state_bytes()
+        size_of::<Self>()
+            + sessions
+            + under_way
+            + spread
+            + per_piece
+            + self.book.state_bytes()
+            + self.pex.state_bytes()
+            + self.zones.state_bytes()
     }
 }

@@ -47,6 +47,7 @@ pub mod time;
 mod told;
 pub mod upload;
 mod verification;
+pub mod zones;
 
 pub use state::{Counters, Swarm};
 pub use time::Time;
@@ -83,6 +84,8 @@ pub struct Config {
     pub max_peers: usize,
     /// How many trackers there are.
     pub trackers: usize,
+    /// Where we are, as [`zones`] understands it; empty: nowhere in particular.
+    pub zone: String,
     /// Take private addresses from public sources.
     pub allow_private: bool,
     /// Seed of all randomness.

@@ -7,6 +7,7 @@
 
 use super::pieces::{BlockState, Stage};
 use super::prng::Prng;
+use super::requests::WINDOW_MIN;
 use super::session::Session;
 use super::state::Swarm;
 use super::{ConnId, Output, Time};
@@ -28,6 +29,7 @@ impl Swarm {
     pub(super) fn refill(&mut self, now: Time, conn: ConnId) {
         loop {
             let piece_size = u64::from(self.geometry.piece_size());
+            let mixed = self.zones.is_mixed();
             let Some(session) = self.sessions.get_mut(&conn) else { return };
             if session.closing
                 || !session.told
@@ -37,7 +39,11 @@ impl Swarm {
             {
                 return;
             }
-            let window = session.pipeline.window(now);
+            let window = {
+                // On a link that many share, what waits in a queue can't be had elsewhere: a piece at a time.
+                let far = mixed && session.nearness == 0;
+                session.pipeline.window(now, if far { piece_size.min(WINDOW_MIN) } else { WINDOW_MIN })
+            };
             let pipeline = &session.pipeline;
             let depth = usize::from(session.hello.queue_depth);
             let expected = pipeline.bytes + u64::from(pipeline.asks) * piece_size;
@@ -141,11 +147,11 @@ impl Swarm {
             return None;
         }
         let session = &self.sessions[&conn];
-        let piece = *self
-            .pieces
-            .orphans
-            .iter()
-            .find(|p| session.can_give(now, **p) && !(session.assigns && self.is_elsewhere(now, **p)))?;
+        let piece = *self.pieces.orphans.iter().find(|p| {
+            session.can_give(now, **p)
+                && self.zones.allow(session.nearness, **p, false)
+                && !(session.assigns && self.is_elsewhere(now, **p))
+        })?;
         let length = self.geometry.piece_length(piece);
         self.pieces.own(piece, length, conn);
         self.on_piece.insert(conn, piece);
@@ -173,8 +179,12 @@ impl Swarm {
         if session.useful == 0 {
             return None;
         }
+        let idle = self.nothing_asked_from(session.nearness);
+        let zones = &self.zones;
         let random = self.have.count() < RANDOM_FIRST && self.config_pieces() > 4 * RANDOM_FIRST;
-        let piece = self.picker.pick(&mut self.rng, random, |p| session.can_give(now, p))?;
+        let piece = self
+            .picker
+            .pick(&mut self.rng, random, |p| session.can_give(now, p) && zones.allow(session.nearness, p, idle))?;
         self.picker.remove(piece);
         let length = self.geometry.piece_length(piece);
         self.pieces.own(piece, length, conn).solo |= self.blame.open.contains_key(&piece);
@@ -204,7 +214,11 @@ impl Swarm {
         let mut rate_of =
             |owner: ConnId| *rates.entry(owner).or_insert_with(|| sessions.get(&owner).and_then(|s| rate_now(s, now)));
         for (piece, progress) in &self.pieces.map {
-            if progress.stage != Stage::Fetching || progress.solo || !thief.can_give(now, *piece) {
+            if progress.stage != Stage::Fetching
+                || progress.solo
+                || !thief.can_give(now, *piece)
+                || !self.zones.allow(thief.nearness, *piece, false)
+            {
                 continue;
             }
             // Blocks that its owner has yet to ask for come after all that it owes.

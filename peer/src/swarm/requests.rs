@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Most bytes asked of one peer: fills 10 Gbit/s at 50 ms.
 pub const WINDOW_MAX: u64 = 64 << 20;
 /// Fewest bytes in the window: four pieces of the smallest size, or one block.
-const WINDOW_MIN: u64 = BLOCK_BYTES as u64;
+pub const WINDOW_MIN: u64 = BLOCK_BYTES as u64;
 /// What a peer's disk, scheduler and queue may add to the round trip without the pipe running dry.
 const SLACK: Duration = Duration::from_millis(50);
 /// Shortest silence that is held against a peer that owes blocks.
@@ -91,7 +91,7 @@ impl Pipeline {
     }
 
     /// How many bytes may be under way now.
-    pub fn window(&mut self, now: Time) -> u64 {
+    pub fn window(&mut self, now: Time, least: u64) -> u64 {
         if self.snubbed {
             return u64::from(now >= self.probe_at);
         }
@@ -99,7 +99,7 @@ impl Pipeline {
         let product = self.meter.rate(now) * delay.as_secs_f64() * 2.0;
         let block = u64::from(BLOCK_BYTES);
         let spare = if product as u64 >= block / 2 { block } else { 0 };
-        (product as u64 + spare).clamp(WINDOW_MIN, WINDOW_MAX)
+        (product as u64 + spare).clamp(least, WINDOW_MAX)
     }
 
     /// A piece of the peer's choice was asked for.
@@ -221,12 +221,12 @@ mod tests {
     #[test]
     fn the_window_follows_the_bandwidth_delay_product() {
         let mut p = Pipeline::new(at(0), 100_000);
-        assert_eq!(p.window(at(0)), WINDOW_MIN);
+        assert_eq!(p.window(at(0), WINDOW_MIN), WINDOW_MIN);
         let mut asked = 0;
         let mut arrived = 0;
         // 1 Gbit/s: a block each 2.1 ms, as many as were asked for.
         for ms in (0..5000).step_by(2) {
-            while p.bytes < p.window(at(ms)) {
+            while p.bytes < p.window(at(ms), WINDOW_MIN) {
                 p.ask(at(ms), block(asked));
                 asked += 1;
             }
@@ -236,7 +236,7 @@ mod tests {
                 arrived += 1;
             }
         }
-        assert!(p.window(at(5000)) > 12_500_000, "{}", p.window(at(5000)));
+        assert!(p.window(at(5000), WINDOW_MIN) > 12_500_000, "{}", p.window(at(5000), WINDOW_MIN));
     }
 
     #[test]

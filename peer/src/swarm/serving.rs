@@ -73,13 +73,21 @@ impl Swarm {
         for conn in writing {
             self.fill_turn(now, conn);
         }
+        self.open_turns(now, false);
+        if self.zones.is_mixed() {
+            self.open_turns(now, true);
+        }
+    }
+
+    /// Opens turns of one kind while there is room.
+    fn open_turns(&mut self, now: Time, far: bool) {
         let rate = self.total_up.rate(now);
-        while upload::open_turns(&self.sessions, now, rate) < upload::TURNS {
-            let next = upload::continuing_asker(&self.sessions, blocks_in(self.geometry.piece_size()));
+        while upload::open_turns(&self.sessions, now, rate, far) < upload::turns(far) {
+            let next = upload::continuing_asker(&self.sessions, blocks_in(self.geometry.piece_size()), far);
             let next = next
-                .or_else(|| upload::starved_asker(&self.sessions, now))
-                .or_else(|| self.next_any_asker())
-                .or_else(|| upload::next_asker(&self.sessions));
+                .or_else(|| upload::starved_asker(&self.sessions, now, far))
+                .or_else(|| self.next_any_asker(far))
+                .or_else(|| upload::next_asker(&self.sessions, far));
             let Some(conn) = next else { return };
             if let Some(session) = self.sessions.get_mut(&conn) {
                 session.turn_piece = None;
@@ -113,12 +121,16 @@ impl Swarm {
     }
 
     /// The peer to give the next unspread piece to: the one with the shortest relay backlog.
-    pub(super) fn next_any_asker(&self) -> Option<ConnId> {
+    /// Far peers are given none while they have turns of their own: there are enough in the zone to pass it on.
+    pub(super) fn next_any_asker(&self, far: bool) -> Option<ConnId> {
+        if far {
+            return None;
+        }
         let spread = self.spread.as_ref()?;
         let asks = self
             .sessions
             .iter()
-            .filter(|(_, s)| s.wants_any > 0 && s.writing.0 == 0 && s.queue.is_empty() && !s.closing);
+            .filter(|(_, s)| !s.far_turn && s.wants_any > 0 && s.writing.0 == 0 && s.queue.is_empty() && !s.closing);
         asks.min_by_key(|(c, s)| (spread.backlog(**c), s.have.count(), s.turn_moved)).map(|(c, _)| *c)
     }
 
@@ -143,8 +155,10 @@ impl Swarm {
 
     /// Hands blocks to a peer's writer while its turn lasts and there is room.
     pub(super) fn fill_turn(&mut self, now: Time, conn: ConnId) {
+        let far = self.sessions.get(&conn).is_some_and(|s| s.far_turn);
         let others_wait = self.sessions.iter().any(|(c, s)| {
             *c != conn
+                && s.far_turn == far
                 && s.writing.0 == 0
                 && !s.closing
                 && (!s.queue.is_empty() || (s.wants_any > 0 && self.is_spreading()))

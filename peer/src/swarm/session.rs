@@ -24,6 +24,14 @@ pub struct Session {
     pub incoming: bool,
     /// What it said at the start.
     pub hello: Hello,
+    /// How near it is ([`super::zones`]), and whether what it has counts as being in our zone.
+    pub nearness: u8,
+    /// See `nearness`.
+    pub in_zone: bool,
+    /// It is served by the turns for far peers.
+    pub far_turn: bool,
+    /// Last time that it had a piece before all others who are as near, or had none to bring.
+    pub brought: Time,
     /// What it has.
     pub have: Bitfield,
     /// It has said what it has.
@@ -102,6 +110,10 @@ impl Session {
             incoming: dialled.is_none(),
             assigns: hello.spreads,
             hello,
+            nearness: 0,
+            in_zone: false,
+            far_turn: false,
+            brought: now,
             have: Bitfield::none(pieces),
             told: false,
             useful: 0,

@@ -14,6 +14,7 @@ use super::rate::Meter;
 use super::session::Session;
 use super::spare::Spare;
 use super::spread::Spread;
+use super::zones::Zones;
 use super::{Config, ConnId, Input, Output, Time};
 use shoal_protocol::address::{Trust, reach};
 use shoal_protocol::message::GoodbyeReason;
@@ -70,11 +71,15 @@ pub struct Swarm {
     pub(super) book: AddressBook,
     pub(super) announcer: Announcer,
     pub(super) pex: Pex,
+    pub(super) zones: Zones,
     pub(super) blame: Blame,
     /// Who sent blocks of pieces under way and is no longer connected.
     pub(super) departed: BTreeMap<ConnId, Suspect>,
     pub(super) fresh_haves: BTreeSet<u32>,
     pub(super) haves_due: Time,
+    /// What far peers are still to be told, and when.
+    pub(super) far_haves: BTreeSet<u32>,
+    pub(super) far_haves_due: Time,
     pub(super) tick_due: Time,
     pub(super) total_down: Meter,
     pub(super) total_up: Meter,
@@ -107,10 +112,13 @@ impl Swarm {
             out: VecDeque::new(),
             book: AddressBook::default(),
             pex: Pex::default(),
+            zones: Zones::new(now, geometry.pieces()),
             blame: Blame::default(),
             departed: BTreeMap::new(),
             fresh_haves: BTreeSet::new(),
             haves_due: Time::NEVER,
+            far_haves: BTreeSet::new(),
+            far_haves_due: Time::NEVER,
             tick_due: now,
             total_down: Meter::new(now),
             total_up: Meter::new(now),
@@ -179,7 +187,7 @@ impl Swarm {
     /// When [`Input::Timeout`] is due at the latest.
     #[must_use]
     pub fn next_timeout(&self) -> Time {
-        self.haves_due.min(self.tick_due)
+        self.haves_due.min(self.far_haves_due).min(self.tick_due)
     }
 
     // ---- what others may know
@@ -340,6 +348,9 @@ impl Swarm {
         if self.haves_due <= now {
             self.tell_haves(now);
         }
+        if self.far_haves_due <= now {
+            self.tell_far_haves(now);
+        }
         if self.tick_due <= now {
             self.tick_due = now + if self.sessions.is_empty() { TICK_ALONE } else { TICK };
             self.tick(now);
@@ -357,6 +368,10 @@ impl Swarm {
             self.tick_session(now, conn);
         }
         self.fetch_cvs(now);
+        if self.zones.is_mixed() {
+            self.sort_turns();
+        }
+        self.look_at_zones(now);
         self.refill_all(now);
         self.serve(now);
     }
@@ -376,7 +391,9 @@ impl Swarm {
         }
         if session.pipeline.give_up_asks(now) {
             session.assigns = false;
+            self.count_zone(conn);
         }
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
         let overdue = session.pipeline.is_overdue(now);
         if now.since(session.spoke) > KEEP_ALIVE {
             self.send(now, conn, Message::KeepAlive);

@@ -163,6 +163,7 @@ impl Swarm {
         }
         for piece in &gone {
             self.fresh_haves.remove(piece);
+            self.far_haves.remove(piece);
             self.done_bytes -= u64::from(self.geometry.piece_length(*piece));
             // What is still being fetched comes again. What was complete once is the user's, and is not written to.
             if !self.told_complete {

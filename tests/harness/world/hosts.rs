@@ -25,6 +25,7 @@ impl World {
             upload: true,
             max_peers: self.max_peers,
             trackers: 1,
+            zone: self.zones.label(host),
             allow_private: true,
             seed,
         };
@@ -239,10 +240,9 @@ impl World {
                 let us = 3 * self.latency_us;
                 let event = match host_at(addr) {
                     Some(to) => Event::Dialled { from: host as u32, to: to as u32 },
-                    None => Event::Input {
-                        host: host as u32,
-                        input: Box::new(Input::DialFailed { addr, forget: false }),
-                    },
+                    None => {
+                        Event::Input { host: host as u32, input: Box::new(Input::DialFailed { addr, forget: false }) }
+                    }
                 };
                 self.after(us, event);
             }
