@@ -230,7 +230,12 @@ impl Swarm {
     }
 
     pub(super) fn refill_all(&mut self, now: Time) {
-        let conns: Vec<ConnId> = self.sessions.keys().copied().collect();
+        let mut conns: Vec<ConnId> = self.sessions.keys().copied().collect();
+        if self.zones.is_mixed() {
+            // Few of the far ones are asked at a time: not always the same.
+            let first = self.rng.below(conns.len());
+            conns.rotate_left(first);
+        }
         for conn in conns {
             self.refill(now, conn);
         }

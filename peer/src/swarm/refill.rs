@@ -39,11 +39,9 @@ impl Swarm {
             {
                 return;
             }
-            let window = {
-                // On a link that many share, what waits in a queue can't be had elsewhere: a piece at a time.
-                let far = mixed && session.nearness == 0;
-                session.pipeline.window(now, if far { piece_size.min(WINDOW_MIN) } else { WINDOW_MIN })
-            };
+            let far = mixed && session.nearness == 0;
+            // On a link that many share, what waits in a queue can't be had elsewhere: a piece at a time.
+            let window = session.pipeline.window(now, if far { piece_size.min(WINDOW_MIN) } else { WINDOW_MIN });
             let pipeline = &session.pipeline;
             let depth = usize::from(session.hello.queue_depth);
             let expected = pipeline.bytes + u64::from(pipeline.asks) * piece_size;
@@ -51,6 +49,9 @@ impl Swarm {
                 return;
             }
             let assigns = session.assigns && self.may_choose_for_us(conn);
+            if far && self.far_is_full(now) {
+                return;
+            }
             let owned = self.on_piece.get(&conn).copied();
             let block = owned.and_then(|piece| self.next_block(conn, piece));
             if block.is_none() && assigns && self.ask_any(now, conn) {

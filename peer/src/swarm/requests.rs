@@ -90,13 +90,19 @@ impl Pipeline {
         }
     }
 
+    /// Twice the bandwidth-delay product.
+    #[must_use]
+    pub fn product(&self, now: Time) -> f64 {
+        let delay = self.rtt + SLACK;
+        self.meter.clone().rate(now) * delay.as_secs_f64() * 2.0
+    }
+
     /// How many bytes may be under way now.
     pub fn window(&mut self, now: Time, least: u64) -> u64 {
         if self.snubbed {
             return u64::from(now >= self.probe_at);
         }
-        let delay = self.rtt + SLACK;
-        let product = self.meter.rate(now) * delay.as_secs_f64() * 2.0;
+        let product = self.product(now);
         let block = u64::from(BLOCK_BYTES);
         let spare = if product as u64 >= block / 2 { block } else { 0 };
         (product as u64 + spare).clamp(least, WINDOW_MAX)

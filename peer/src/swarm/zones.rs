@@ -21,6 +21,7 @@ use super::session::Session;
 use super::spare::Spare;
 use super::state::Swarm;
 use super::{ConnId, Time};
+use shoal_protocol::limits::BLOCK_BYTES;
 use shoal_protocol::{Bitfield, PeerId};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -37,6 +38,8 @@ const PATIENCE_PIECES: f64 = 4.0;
 const HELP_ABOVE: u32 = 8;
 /// What near peers have and we lack is plenty when it takes longer than this.
 const PLENTY_S: f64 = 10.0;
+/// Blocks asked of all far peers together, beyond what is on its way.
+const FAR_BLOCKS: f64 = 2.0;
 /// Owners by number: us, and nobody.
 const OURS: u8 = 0;
 const NOBODY: u8 = u8::MAX;
@@ -285,7 +288,17 @@ impl Swarm {
         self.share_out(now);
     }
 
-    /// Whether we may ask a peer for a piece, by where it is.
+    /// Whether as much is asked of all far peers together as their link to us takes. Each of them may be at the end of the
+    /// same one: twenty times twenty connections with a piece each would be minutes of it.
+    pub(super) fn far_is_full(&self, now: Time) -> bool {
+        let far = || self.sessions.values().filter(|s| s.nearness == 0);
+        let asked: u64 = far().map(|s| s.pipeline.bytes).sum();
+        let product: f64 = far().map(|s| s.pipeline.product(now)).sum();
+        let block = self.geometry.piece_size().min(BLOCK_BYTES);
+        asked as f64 >= product + FAR_BLOCKS * f64::from(block)
+    }
+
+    /// Whether nothing is asked of anybody who is so far.
     pub(super) fn nothing_asked_from(&self, nearness: u8) -> bool {
         self.sessions.values().all(|s| s.nearness > nearness || s.pipeline.asked.is_empty())
     }
