@@ -94,7 +94,13 @@ impl Pipeline {
     #[must_use]
     pub fn product(&self, now: Time) -> f64 {
         let delay = self.rtt + SLACK;
-        self.meter.clone().rate(now) * delay.as_secs_f64() * 2.0
+        self.rate(now) * delay.as_secs_f64() * 2.0
+    }
+
+    /// What arrives, in bytes per second.
+    #[must_use]
+    pub fn rate(&self, now: Time) -> f64 {
+        self.meter.clone().rate(now)
     }
 
     /// How many bytes may be under way now.

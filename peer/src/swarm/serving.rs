@@ -121,16 +121,15 @@ impl Swarm {
     }
 
     /// The peer to give the next unspread piece to: the one with the shortest relay backlog.
-    /// Far peers are given none while they have turns of their own: there are enough in the zone to pass it on.
+    /// Far peers are given none while there are enough in the zone to pass it on.
     pub(super) fn next_any_asker(&self, far: bool) -> Option<ConnId> {
-        if far {
+        if far && self.zones.keeps_inside {
             return None;
         }
         let spread = self.spread.as_ref()?;
-        let asks = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| !s.far_turn && s.wants_any > 0 && s.writing.0 == 0 && s.queue.is_empty() && !s.closing);
+        let asks = self.sessions.iter().filter(|(_, s)| {
+            s.far_turn == far && s.wants_any > 0 && s.writing.0 == 0 && s.queue.is_empty() && !s.closing
+        });
         asks.min_by_key(|(c, s)| (spread.backlog(**c), s.have.count(), s.turn_moved)).map(|(c, _)| *c)
     }
 

@@ -16,7 +16,6 @@
 //! Two zones of six with 40 Mbit/s each behind 20 Mbit/s (128 MiB, control frames 50 ms late), in the simulator: without
 //! this 1.41 times the bound and 1.40 copies across; what each part brings stands in the [table](super#measured).
 
-use super::rate::Meter;
 use super::session::Session;
 use super::spare::Spare;
 use super::state::Swarm;
@@ -34,6 +33,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const PATIENCE_MIN: Duration = Duration::from_secs(5);
 /// And so many times as long as a piece takes us from afar.
 const PATIENCE_PIECES: f64 = 4.0;
+const PATIENCE_MAX_S: f64 = 60.0;
 /// An owner with no more than this left needs no help: who helps doesn't know what is on its way.
 const HELP_ABOVE: u32 = 8;
 /// What near peers have and we lack is plenty when it takes longer than this.
@@ -76,6 +76,10 @@ pub struct Zones {
     open: bool,
     /// There are near peers and far ones.
     mixed: bool,
+    /// An origin gives its pieces to near peers only.
+    pub(super) keeps_inside: bool,
+    /// The most that far peers gave us at a time, in bytes per second.
+    fastest: f64,
     looked: Time,
     pieces: u32,
 }
@@ -90,6 +94,8 @@ impl Zones {
             supply: Spare::new(now, false),
             open: false,
             mixed: false,
+            keeps_inside: false,
+            fastest: 0.0,
             looked: now,
             pieces,
         }
@@ -186,17 +192,14 @@ impl Swarm {
         self.zones.mixed && session.nearness == 0
     }
 
-    /// Whether uploads to far peers have turns of their own: where those near are too few to pass things on, they haven't.
-    fn has_far_turns(&self) -> bool {
+    /// Settles by which turns each neighbour is served, and whether an origin keeps its pieces in its zone: where there are
+    /// too few to pass them on, it doesn't.
+    pub(super) fn sort_turns(&mut self) {
         let leechers = self.sessions.values().filter(|s| s.told && !s.closing && !s.have.is_complete());
         let (near, all) = leechers.fold((0, 0), |(near, all), s| (near + usize::from(s.nearness > 0), all + 1));
-        self.zones.mixed && near * 4 >= all && near > 0
-    }
-
-    /// Settles by which turns each neighbour is served.
-    pub(super) fn sort_turns(&mut self) {
-        let has_far_turns = self.has_far_turns();
-        self.sessions.values_mut().for_each(|s| s.far_turn = has_far_turns && s.nearness == 0);
+        let own_turns = self.zones.mixed && near > 0;
+        self.zones.keeps_inside = own_turns && near * 4 >= all;
+        self.sessions.values_mut().for_each(|s| s.far_turn = own_turns && s.nearness == 0);
     }
 
     /// Somebody came or went.
@@ -243,12 +246,15 @@ impl Swarm {
         }
     }
 
-    /// How long an owner may bring nothing: by what a piece takes us.
-    fn patience_with_owners(&self, now: Time) -> Duration {
+    /// How long an owner may bring nothing: by what a piece takes us when it is quick. By the present rate it would be long
+    /// just when nothing comes.
+    fn patience_with_owners(&mut self, now: Time) -> Duration {
         let far = self.sessions.values().filter(|s| s.nearness == 0);
-        let rate: f64 = far.map(|s| Meter::rate(&mut s.pipeline.meter.clone(), now)).sum();
+        let rate: f64 = far.map(|s| s.pipeline.rate(now)).sum();
+        self.zones.fastest = self.zones.fastest.max(rate);
         let piece = f64::from(self.geometry.piece_size());
-        Duration::from_secs_f64((PATIENCE_PIECES * piece / rate.max(1.0)).min(60.0)).max(PATIENCE_MIN)
+        let patience = (PATIENCE_PIECES * piece / self.zones.fastest.max(1.0)).min(PATIENCE_MAX_S);
+        Duration::from_secs_f64(patience).max(PATIENCE_MIN)
     }
 
     /// Looks at what everybody's share is, and whether those who are near give enough.
