@@ -1,6 +1,7 @@
 //! What came of a run.
 
 use shoal_peer::swarm::Time;
+use shoal_peer::swarm::waste::CAUSES;
 use std::fmt;
 
 /// The outcome of one world.
@@ -30,6 +31,8 @@ pub struct Report {
     pub crossed: f64,
     /// Bytes received for nothing, as a fraction of all payload received.
     pub wasted: f64,
+    /// The same by cause, in the order of [`shoal_peer::swarm::waste::Cause`].
+    pub waste: [f64; CAUSES],
     /// Control frames sent.
     pub messages: u64,
     /// Blocks sent.
@@ -123,6 +126,10 @@ impl fmt::Display for Report {
             self.finished.iter().flatten().count(),
             self.trace,
         )?;
+        if self.wasted > 0.0 {
+            let percent = self.waste.map(|part| (part * 1e4).round() / 1e2);
+            write!(f, ", wasted by cause (beaten, overdue, assigned, needless, stray, bad) {percent:?} %")?;
+        }
         if self.crossed > 0.0 {
             write!(f, ", crossed {:.3}", self.crossed)?;
         }

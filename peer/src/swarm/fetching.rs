@@ -2,6 +2,7 @@
 
 use super::pieces::{BlockState, Stage, blocks_in};
 use super::state::Swarm;
+use super::waste::Cause;
 use super::{ConnId, Output, Time};
 use shoal_protocol::message::{Block, RejectReason};
 use shoal_protocol::{Message, WireError};
@@ -53,7 +54,7 @@ impl Swarm {
                 .sum();
             progress.clear();
             self.pieces.orphans.insert(piece);
-            self.counters.wasted += u64::from(length);
+            self.counters.waste.add(Cause::Bad, length.into());
             self.out.push_back(Output::Restart { piece });
         }
     }
@@ -69,12 +70,12 @@ impl Swarm {
     }
 
     /// A block that we asked for is no longer expected from this peer.
-    pub(super) fn withdraw(&mut self, now: Time, conn: ConnId, block: Block, tell: bool) {
+    pub(super) fn withdraw(&mut self, now: Time, conn: ConnId, block: Block, why: Cause, tell: bool) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         if session.pipeline.take(block).is_none() {
             return;
         }
-        session.expect_cancelled(block);
+        session.expect_cancelled(block, why);
         if tell {
             self.send(now, conn, Message::Cancel(block));
         }
@@ -91,7 +92,7 @@ impl Swarm {
             }
         }
         for (conn, block) in asked {
-            self.withdraw(now, conn, block, true);
+            self.withdraw(now, conn, block, Cause::Needless, true);
         }
     }
 
@@ -139,7 +140,7 @@ impl Swarm {
         }
         if self.have.has(piece) || self.pieces.map.contains_key(&piece) || !session.may_send(now, piece) {
             let all = Block { piece, offset: 0, length: 0 };
-            session.expect_cancelled(all);
+            session.expect_cancelled(all, Cause::Assigned);
             self.send(now, conn, Message::Cancel(all));
         } else {
             self.picker.remove(piece);
@@ -158,22 +159,22 @@ impl Swarm {
         self.counters.downloaded += u64::from(block.length);
         self.total_down.add(now, block.length.into());
         let Some(session) = self.sessions.get_mut(&conn) else {
-            self.discard(block);
+            self.discard(block, Cause::Stray);
             return;
         };
         session.heard = now;
         if session.closing {
-            self.discard(block);
+            self.discard(block, Cause::Stray);
             return;
         }
         let Some(asked) = session.pipeline.take(block) else {
             session.pipeline.spoke(now);
             match session.unexpected(block) {
                 // Given up and yet here: welcome, if nobody else was faster.
-                Ok(true) if self.is_still_wanted(conn, block) => self.store(now, conn, block),
-                Ok(_) => self.discard(block),
+                Ok(Some(_)) if self.is_still_wanted(conn, block) => self.store(now, conn, block),
+                Ok(why) => self.discard(block, why.unwrap_or(Cause::Stray)),
                 Err(error) => {
-                    self.discard(block);
+                    self.discard(block, Cause::Stray);
                     self.misbehaved(conn, &error);
                 }
             }
@@ -188,8 +189,8 @@ impl Swarm {
         self.refill(now, conn);
     }
 
-    fn discard(&mut self, block: Block) {
-        self.counters.wasted += u64::from(block.length);
+    fn discard(&mut self, block: Block, why: Cause) {
+        self.counters.waste.add(why, block.length.into());
         self.out.push_back(Output::Discard);
     }
 
@@ -204,7 +205,7 @@ impl Swarm {
     fn store(&mut self, now: Time, conn: ConnId, block: Block) {
         let progress = self.pieces.map.get_mut(&block.piece);
         let Some((progress, index)) = progress.and_then(|p| p.index_of(block).map(|i| (p, i))) else {
-            self.discard(block);
+            self.discard(block, Cause::Stray);
             return;
         };
         let losers = match progress.blocks[index as usize] {
@@ -212,7 +213,7 @@ impl Swarm {
             _ => [None, None],
         };
         if progress.stage != Stage::Fetching || !progress.receive(index, conn) {
-            self.discard(block);
+            self.discard(block, Cause::Beaten);
             return;
         }
         let last = progress.is_whole();
@@ -224,7 +225,7 @@ impl Swarm {
         }
         self.out.push_back(Output::Store { block, last });
         for loser in losers.into_iter().flatten().filter(|c| *c != conn) {
-            self.withdraw(now, loser, block, true);
+            self.withdraw(now, loser, block, Cause::Beaten, true);
             self.refill(now, loser);
         }
     }
@@ -260,7 +261,7 @@ impl Swarm {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         let owed: Vec<Block> = session.pipeline.asked.iter().map(|a| a.block).collect();
         for block in owed {
-            self.withdraw(now, conn, block, true);
+            self.withdraw(now, conn, block, Cause::Overdue, true);
         }
         self.release_piece(conn);
         if let Some(session) = self.sessions.get_mut(&conn) {

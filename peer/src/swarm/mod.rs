@@ -47,6 +47,7 @@ pub mod time;
 mod told;
 pub mod upload;
 mod verification;
+pub mod waste;
 pub mod zones;
 
 pub use state::{Counters, Swarm};

@@ -3,6 +3,7 @@
 use super::Time;
 use super::rate::Meter;
 use super::requests::Pipeline;
+use super::waste::Cause;
 use shoal_protocol::message::{Block, Hello};
 use shoal_protocol::{Bitfield, WireError, ranges};
 use std::collections::{BTreeMap, VecDeque};
@@ -84,7 +85,7 @@ pub struct Session {
     pub unwelcome: bool,
     /// It is to be closed; nothing more is asked or sent.
     pub closing: bool,
-    cancelled: VecDeque<Block>,
+    cancelled: VecDeque<(Block, Cause)>,
     unasked: u32,
 }
 
@@ -170,28 +171,29 @@ impl Session {
     }
 
     /// Notes a cancelled block, which may still arrive.
-    pub fn expect_cancelled(&mut self, block: Block) {
+    pub fn expect_cancelled(&mut self, block: Block, why: Cause) {
         if self.cancelled.len() == CANCELLED_KEPT {
             self.cancelled.pop_front();
         }
-        self.cancelled.push_back(block);
+        self.cancelled.push_back((block, why));
     }
 
-    /// A block arrived that is not in the pipeline: whether it had been asked for once.
+    /// A block arrived that is not in the pipeline: why it was cancelled, if it had been asked for once.
     ///
     /// # Errors
     /// When too many came that nobody asked for.
-    pub fn unexpected(&mut self, block: Block) -> Result<bool, WireError> {
+    pub fn unexpected(&mut self, block: Block) -> Result<Option<Cause>, WireError> {
         // A cancel with length 0 stands for every block of its piece.
-        let known = |c: &Block| *c == block || (c.length == 0 && c.piece == block.piece);
+        let known = |(c, _): &(Block, Cause)| *c == block || (c.length == 0 && c.piece == block.piece);
         if let Some(at) = self.cancelled.iter().position(known) {
-            if self.cancelled[at].length > 0 {
+            let (cancelled, why) = self.cancelled[at];
+            if cancelled.length > 0 {
                 self.cancelled.remove(at);
             }
-            return Ok(true);
+            return Ok(Some(why));
         }
         self.unasked += 1;
-        if self.unasked > UNASKED_MAX { Err(WireError::Unexpected("blocks that nobody asked for")) } else { Ok(false) }
+        if self.unasked > UNASKED_MAX { Err(WireError::Unexpected("blocks that nobody asked for")) } else { Ok(None) }
     }
 
     /// Checks ranges of pieces from the wire.

@@ -14,6 +14,7 @@ use super::rate::Meter;
 use super::session::Session;
 use super::spare::Spare;
 use super::spread::Spread;
+use super::waste::Waste;
 use super::zones::Zones;
 use super::{Config, ConnId, Input, Output, Time};
 use shoal_protocol::address::{Trust, reach};
@@ -43,7 +44,7 @@ pub struct Counters {
     /// Payload bytes sent.
     pub uploaded: u64,
     /// Payload bytes received for nothing.
-    pub wasted: u64,
+    pub waste: Waste,
     /// Pieces that failed verification.
     pub bad_pieces: u64,
     /// Peers seen to become complete.

@@ -2,6 +2,7 @@
 
 use super::session::Session;
 use super::state::Swarm;
+use super::waste::Cause;
 use super::{ConnId, Time};
 use shoal_protocol::limits::HAVE_RANGES;
 use shoal_protocol::message::{Block, GoodbyeReason};
@@ -150,7 +151,7 @@ impl Swarm {
         let owed: Vec<Block> =
             session.pipeline.asked.iter().map(|a| a.block).filter(|b| gone.contains(&b.piece)).collect();
         for block in owed {
-            self.withdraw(now, conn, block, false);
+            self.withdraw(now, conn, block, Cause::Needless, false);
         }
         self.refill_all(now);
     }

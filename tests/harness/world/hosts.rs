@@ -4,6 +4,7 @@ use super::{Event, World, host_at};
 use crate::faults::{Fault, When};
 use crate::link::{Item, Lane};
 use crate::report::Report;
+use shoal_peer::swarm::waste::CAUSES;
 use shoal_peer::swarm::{Config, ConnId, Input, Output, Swarm, Time};
 use shoal_protocol::Bitfield;
 use shoal_protocol::message::GoodbyeReason;
@@ -267,7 +268,7 @@ impl World {
     }
 
     pub(super) fn conclude(mut self) -> Report {
-        let (mut wasted, mut downloaded) = (0, 0);
+        let (mut wasted, mut downloaded) = ([0_u64; CAUSES], 0);
         let hosts = std::mem::take(&mut self.hosts);
         let (mut state, mut living) = (0, 0);
         for host in &hosts {
@@ -281,13 +282,15 @@ impl World {
             if let Some(swarm) = &host.swarm {
                 state += swarm.state_bytes() as u64;
                 living += 1;
-                wasted += swarm.counters().wasted;
+                let causes = swarm.counters().waste.by_cause();
+                wasted.iter_mut().zip(causes).for_each(|(all, own)| *all += own);
                 downloaded += swarm.counters().downloaded;
                 self.report.bad_pieces += swarm.counters().bad_pieces;
             }
         }
         self.report.complete = hosts.iter().all(|h| !h.must_complete || h.finished.is_some());
-        self.report.wasted = wasted as f64 / (downloaded as f64).max(1.0);
+        self.report.waste = wasted.map(|bytes| bytes as f64 / (downloaded as f64).max(1.0));
+        self.report.wasted = self.report.waste.iter().sum();
         self.report.ended = self.now;
         self.report.first_piece.sort_by(f64::total_cmp);
         self.report.origin_copies = self.report.origin_bytes as f64 / self.geometry.bytes() as f64;
