@@ -10,6 +10,7 @@ use super::prng::Prng;
 use super::requests::WINDOW_MIN;
 use super::session::Session;
 use super::state::Swarm;
+use super::waste::Cause;
 use super::{ConnId, Output, Time};
 use shoal_protocol::message::Block;
 use shoal_protocol::{Message, PeerId};
@@ -243,18 +244,16 @@ impl Swarm {
         }
         let Some((_, piece, index)) = best else { return false };
         let Some(progress) = self.pieces.map.get_mut(&piece) else { return false };
-        let state = &mut progress.blocks[index as usize];
-        *state = match *state {
-            BlockState::Asked(owner, None) => BlockState::Asked(owner, Some(conn)),
-            BlockState::Missing => BlockState::Asked(conn, None),
-            _ => return false,
-        };
         let block = progress.block(piece, index);
+        let before = std::mem::replace(&mut progress.blocks[index as usize], BlockState::Asked(conn, None));
         if progress.first_missing().is_none()
             && let Some(owner) = progress.owner
             && self.on_piece.get(&owner) == Some(&piece)
         {
             self.on_piece.remove(&owner);
+        }
+        if let BlockState::Asked(owner, _) = before {
+            self.withdraw(now, owner, block, Cause::Beaten, true);
         }
         self.ask(now, conn, block);
         true
