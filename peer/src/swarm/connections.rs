@@ -56,6 +56,7 @@ impl Swarm {
                 _ => {}
             }
             session.refused_here = true;
+            self.turns.note(conn, &session);
             self.sessions.insert(conn, session);
             self.close(conn, reason);
             return;
@@ -68,6 +69,7 @@ impl Swarm {
             session.refused.extend(record.bad.iter().map(|piece| (*piece, now + BAD_FOR)));
         }
         let needs_manifest = session.hello.needs_manifest;
+        self.turns.note(conn, &session);
         self.sessions.insert(conn, session);
         if needs_manifest {
             return;
@@ -141,6 +143,7 @@ impl Swarm {
             session.closing = true;
             session.queue.clear();
             session.wants_any = 0;
+            self.turns.note(conn, session);
             self.out.push_back(Output::Close { conn, reason });
         }
         self.let_go(conn);
@@ -165,6 +168,7 @@ impl Swarm {
     pub(super) fn closed(&mut self, now: Time, conn: ConnId) {
         self.let_go(conn);
         let Some(session) = self.sessions.remove(&conn) else { return };
+        self.turns.forget(conn);
         if session.told {
             self.uncount(&session);
         }

@@ -20,6 +20,7 @@ impl Swarm {
         self.check_counts()?;
         self.check_requests()?;
         self.check_pieces()?;
+        self.turns.check(self.sessions.iter().map(|(c, s)| (*c, s)))?;
         if let Some(spread) = &self.spread {
             spread.check(self.sessions.iter().map(|(c, s)| (*c, &s.have)))?;
         }

@@ -174,7 +174,7 @@ impl Swarm {
             return None;
         }
         let random = self.have.count() < RANDOM_FIRST && self.config_pieces() > 4 * RANDOM_FIRST;
-        let piece = self.picker.pick(&mut self.rng, random, |p| session.can_give(now, p))?;
+        let piece = self.picker.pick(&mut self.rng, random, &session.have, |p| session.may_send(now, p))?;
         self.picker.remove(piece);
         let length = self.geometry.piece_length(piece);
         self.pieces.own(piece, length, conn).solo |= self.blame.open.contains_key(&piece);

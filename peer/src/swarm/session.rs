@@ -52,7 +52,7 @@ pub struct Session {
     pub turn_moved: Time,
     /// The piece that its turn is spent on.
     pub turn_piece: Option<u32>,
-    /// The piece of the last block that it got, and how many blocks of that piece it got in a row.
+    /// The piece of the last block that it got, and how many more of its blocks it may have before others.
     pub last_piece: (u32, u32),
     /// What we send it.
     pub up: Meter,
@@ -155,6 +155,14 @@ impl Session {
     #[must_use]
     pub fn may_send(&self, now: Time, piece: u32) -> bool {
         self.refused.get(&piece).is_none_or(|until| *until <= now)
+    }
+
+    /// Whether the next block that it asks for belongs to the piece that its last turn was spent on. Who asks for more
+    /// than the piece's blocks waits like everybody else.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        let (piece, rest) = self.last_piece;
+        rest > 0 && self.queue.front().is_some_and(|b| b.piece == piece)
     }
 
     /// Notes a cancelled block, which may still arrive.

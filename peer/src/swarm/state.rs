@@ -14,6 +14,7 @@ use super::rate::Meter;
 use super::session::Session;
 use super::spare::Spare;
 use super::spread::Spread;
+use super::upload::Turns;
 use super::{Config, ConnId, Input, Output, Time};
 use shoal_protocol::address::{Trust, reach};
 use shoal_protocol::message::GoodbyeReason;
@@ -73,6 +74,7 @@ pub struct Swarm {
     pub(super) blame: Blame,
     /// Who sent blocks of pieces under way and is no longer connected.
     pub(super) departed: BTreeMap<ConnId, Suspect>,
+    pub(super) turns: Turns,
     pub(super) fresh_haves: BTreeSet<u32>,
     pub(super) haves_due: Time,
     pub(super) tick_due: Time,
@@ -109,6 +111,7 @@ impl Swarm {
             pex: Pex::default(),
             blame: Blame::default(),
             departed: BTreeMap::new(),
+            turns: Turns::default(),
             fresh_haves: BTreeSet::new(),
             haves_due: Time::NEVER,
             tick_due: now,
@@ -287,6 +290,7 @@ impl Swarm {
             Message::Cancel(block) => {
                 let all = block.length == 0;
                 session.queue.retain(|b| if all { b.piece != block.piece } else { *b != block });
+                self.turns.note(conn, session);
             }
             Message::Reject { block, reason } => self.rejected(now, conn, block, reason)?,
             Message::Busy { block, peers } => {

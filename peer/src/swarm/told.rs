@@ -29,13 +29,15 @@ impl Swarm {
                 }
                 session.useful += count;
                 if session.useful < pieces {
+                    self.turns.note(conn, session);
                     return Ok(());
                 }
             }
             _ => {}
         }
         session.told = true;
-        session.useful = session.have.ones().filter(|p| !self.have.has(*p)).count() as u32;
+        session.useful = session.have.count_beyond(&self.have);
+        self.turns.note(conn, session);
         let (complete, has): (bool, Vec<u32>) = (session.have.is_complete(), session.have.ones().collect());
         let dialable = session.dialable;
         if complete {
@@ -87,6 +89,7 @@ impl Swarm {
                 spread.has(conn, piece);
             }
         }
+        self.turns.note(conn, session);
         if session.have.is_complete() {
             if !session.counted_finished {
                 session.counted_finished = true;
@@ -132,6 +135,7 @@ impl Swarm {
                 gone.push(piece);
             }
         }
+        self.turns.note(conn, session);
         let owed: Vec<Block> =
             session.pipeline.asked.iter().map(|a| a.block).filter(|b| gone.contains(&b.piece)).collect();
         for block in owed {
