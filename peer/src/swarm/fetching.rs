@@ -179,6 +179,7 @@ impl Swarm {
             return;
         };
         session.pipeline.arrived(now, block, asked.at);
+        session.rests.0 = now;
         session.delivered += u64::from(block.length);
         if session.is_seed() {
             self.counters.from_seeds += u64::from(block.length);

@@ -26,6 +26,7 @@ pub struct Picker {
     /// `edges[c]`: where the bucket of count `c` begins; buckets past the end are empty.
     edges: Vec<u32>,
     seeds: u32,
+    returned: u64,
 }
 
 impl Picker {
@@ -42,7 +43,7 @@ impl Picker {
         for piece in &order {
             listed.set(*piece, true);
         }
-        Self { counts: vec![0; have.len() as usize], order, listed, position, edges: vec![0], seeds: 0 }
+        Self { counts: vec![0; have.len() as usize], order, listed, position, edges: vec![0], seeds: 0, returned: 0 }
     }
 
     /// How many pieces may be started.
@@ -55,6 +56,12 @@ impl Picker {
     #[must_use]
     pub fn is_listed(&self, piece: u32) -> bool {
         self.position[piece as usize] != NOT_LISTED
+    }
+
+    /// How many times a piece was put back.
+    #[must_use]
+    pub fn returned(&self) -> u64 {
+        self.returned
     }
 
     /// How many connected peers have a piece, seeds included.
@@ -133,6 +140,7 @@ impl Picker {
         self.edge_mut(count, self.order.len() as u32);
         self.order.push(piece);
         self.listed.set(piece, true);
+        self.returned += 1;
         self.position[piece as usize] = self.order.len() as u32 - 1;
         let mut at = self.order.len() as u32 - 1;
         for above in (usize::from(count) + 1..self.edges.len()).rev() {

@@ -22,6 +22,12 @@ const RANDOM_FIRST: u32 = 4;
 const STEAL_FACTOR: u32 = 3;
 /// And by this much sooner: what is due shortly is on its way.
 const STEAL_MIN: Duration = Duration::from_millis(100);
+/// A peer that could be asked for nothing is left alone until it tells of a piece that can be started, one is given back,
+/// or this time is over, as what others owe us may have become late. Most connections of a big swarm are in this state
+/// most of the time, and each word that comes over them would cost a look at all that is under way.
+const REST: Duration = Duration::from_millis(200);
+/// The same when nothing is left to start.
+const REST_END: Duration = Duration::from_millis(20);
 
 impl Swarm {
     /// Asks a peer for as much as its window allows.
@@ -34,6 +40,10 @@ impl Swarm {
                 || session.hello.no_upload
                 || self.told_complete
                 || session.hold_until > now
+                || (session.rests.0 > now
+                    && session.rests.1 == self.picker.returned()
+                    && self.pieces.orphans.is_empty()
+                    && !session.hello.spreads)
             {
                 return;
             }
@@ -57,7 +67,11 @@ impl Swarm {
             match block {
                 Some(block) => self.ask(now, conn, block),
                 None => {
-                    if !self.steal(now, conn) {
+                    if !self.may_steal(now, conn) || !self.steal(now, conn) {
+                        let rest = if self.picker.startable() > 0 { REST } else { REST_END };
+                        if let Some(session) = self.sessions.get_mut(&conn) {
+                            session.rests = (now + rest, self.picker.returned());
+                        }
                         return;
                     }
                 }
@@ -184,17 +198,8 @@ impl Swarm {
 
     /// Asks for one block that another peer owes us and will deliver much later than this one could.
     fn steal(&mut self, now: Time, conn: ConnId) -> bool {
-        if self.picker.startable() > 0 && self.sessions[&conn].useful > 0 && !self.only_slow_left(conn) {
-            return false;
-        }
-        if !self.may_start(now, conn) {
-            return false;
-        }
         let piece_bytes = u64::from(shoal_protocol::limits::BLOCK_BYTES);
         let Some(thief) = self.sessions.get_mut(&conn) else { return false };
-        if thief.pipeline.snubbed || thief.probation {
-            return false;
-        }
         let mine = thief.pipeline.expected(now, piece_bytes);
         let thief = &self.sessions[&conn];
         let mut best: Option<(Duration, u32, u32)> = None;
@@ -245,11 +250,17 @@ impl Swarm {
         true
     }
 
-    /// Whether this peer has nothing that could still be started: then it may help with what others are on.
-    fn only_slow_left(&self, conn: ConnId) -> bool {
-        let session = &self.sessions[&conn];
+    /// Whether it is time to see if this peer may help with what others are on: everything is started, or this peer has
+    /// nothing to start and owes nothing.
+    fn may_steal(&mut self, now: Time, conn: ConnId) -> bool {
+        let Some(session) = self.sessions.get(&conn) else { return false };
         // Scanning is bounded: this is asked only when the normal choice found nothing.
-        session.pipeline.asked.is_empty() && self.pieces.map.len() < 256
+        let only_slow_left = session.pipeline.asked.is_empty() && self.pieces.map.len() < 256;
+        session.useful > 0
+            && (self.picker.startable() == 0 || only_slow_left)
+            && !session.pipeline.snubbed
+            && !session.probation
+            && self.may_start(now, conn)
     }
 }
 

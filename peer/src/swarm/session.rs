@@ -42,6 +42,8 @@ pub struct Session {
     pub busy_until: Time,
     /// Until when it is asked for nothing at all: what it rejects at once must not be asked again at once.
     pub hold_until: Time,
+    /// Until when there is nothing to ask it for, unless a piece is given back: what the picker counted of those.
+    pub rests: (Time, u64),
     /// What it asked of us, in order.
     pub queue: VecDeque<Block>,
     /// Its unanswered requests for any piece.
@@ -110,6 +112,7 @@ impl Session {
             probation: false,
             busy_until: Time(0),
             hold_until: Time(0),
+            rests: (Time(0), 0),
             queue: VecDeque::new(),
             wants_any: 0,
             writing: (0, 0),

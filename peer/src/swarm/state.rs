@@ -24,10 +24,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often stalls, idleness, addresses and turns are looked at while anybody is connected.
+/// How often addresses, pipelines and turns are looked at while anybody is connected.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// The same with nobody connected.
 const TICK_ALONE: Duration = Duration::from_millis(500);
+/// How often connections are looked at for what is late. The shortest patience is a second.
+const SWEEP: Duration = Duration::from_millis(200);
+/// How often to see which of them may hear of new peers.
+const TELL_PEERS: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(120);
 /// When a peer hasn't answered a CV request after this long, others are asked.
@@ -78,6 +82,8 @@ pub struct Swarm {
     pub(super) fresh_haves: BTreeSet<u32>,
     pub(super) haves_due: Time,
     pub(super) tick_due: Time,
+    sweep_due: Time,
+    peers_due: Time,
     pub(super) total_down: Meter,
     pub(super) total_up: Meter,
     pub(super) counters: Counters,
@@ -115,6 +121,8 @@ impl Swarm {
             fresh_haves: BTreeSet::new(),
             haves_due: Time::NEVER,
             tick_due: now,
+            sweep_due: now,
+            peers_due: now,
             total_down: Meter::new(now),
             total_up: Meter::new(now),
             counters: Counters::default(),
@@ -356,16 +364,39 @@ impl Swarm {
             self.out.push_back(Output::Announce { tracker, event, want });
         }
         self.dial(now);
-        let conns: Vec<ConnId> = self.sessions.keys().copied().collect();
-        for conn in conns {
-            self.tick_session(now, conn);
+        if self.sweep_due <= now {
+            self.sweep_due = now + SWEEP;
+            self.sweep(now);
         }
         self.fetch_cvs(now);
         self.refill_all(now);
         self.serve(now);
     }
 
-    fn tick_session(&mut self, now: Time, conn: ConnId) {
+    /// Looks for connections on which something took too long, or is due.
+    fn sweep(&mut self, now: Time) {
+        let peers_due = self.peers_due <= now;
+        if peers_due {
+            self.peers_due = now + TELL_PEERS;
+        }
+        let late = |s: &Session| {
+            now.since(s.heard) > IDLE
+                || now.since(s.spoke) > KEEP_ALIVE
+                || s.cv_asked.is_some_and(|(_, at)| now.since(at) > CV_PATIENCE)
+                || s.pipeline.asks > 0
+                || s.pipeline.is_overdue(now)
+        };
+        let due = self.sessions.iter().filter(|(_, s)| !s.closing && (peers_due || late(s)));
+        let due: Vec<ConnId> = due.map(|(conn, _)| *conn).collect();
+        for conn in due {
+            self.sweep_session(now, conn);
+            if peers_due {
+                self.tell_peers(now, conn);
+            }
+        }
+    }
+
+    fn sweep_session(&mut self, now: Time, conn: ConnId) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         if session.closing {
             return;
@@ -388,6 +419,5 @@ impl Swarm {
         if overdue {
             self.snub(now, conn);
         }
-        self.tell_peers(now, conn);
     }
 }

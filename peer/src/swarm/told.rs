@@ -82,6 +82,9 @@ impl Swarm {
                 session.refused.remove(&piece);
             }
             self.picker.increment(piece);
+            if self.picker.is_listed(piece) {
+                session.rests.0 = now;
+            }
             if !self.have.has(piece) {
                 session.useful += 1;
             }
@@ -89,7 +92,7 @@ impl Swarm {
                 spread.has(conn, piece);
             }
         }
-        self.turns.note(conn, session);
+        self.turns.note_count(conn, session.have.count());
         if session.have.is_complete() {
             if !session.counted_finished {
                 session.counted_finished = true;

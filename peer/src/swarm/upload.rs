@@ -87,6 +87,13 @@ impl Turns {
         }
     }
 
+    /// A peer has so many pieces now.
+    pub fn note_count(&mut self, conn: ConnId, count: u32) {
+        if let Ok(at) = self.rows.binary_search_by_key(&conn, |r| r.conn) {
+            self.rows[at].count = count;
+        }
+    }
+
     /// A connection is no more.
     pub fn forget(&mut self, conn: ConnId) {
         if let Ok(at) = self.rows.binary_search_by_key(&conn, |r| r.conn) {
