@@ -82,7 +82,7 @@ impl Swarm {
     }
 
     fn open_sessions(&self) -> usize {
-        self.sessions.values().filter(|s| !s.closing).count()
+        self.turns.standing()
     }
 
     /// Two connections between the same two peers: both sides keep the one that the smaller name dialled. Gives the

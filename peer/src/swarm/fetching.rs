@@ -230,6 +230,9 @@ impl Swarm {
     }
 
     pub(super) fn refill_all(&mut self, now: Time) {
+        if self.told_complete {
+            return;
+        }
         let conns: Vec<ConnId> = self.sessions.keys().copied().collect();
         for conn in conns {
             self.refill(now, conn);

@@ -32,6 +32,8 @@ const TICK_ALONE: Duration = Duration::from_millis(500);
 const SWEEP: Duration = Duration::from_millis(200);
 /// How often to see which of them may hear of new peers.
 const TELL_PEERS: Duration = Duration::from_secs(1);
+/// So many neighbours are looked at with each tick, on average.
+const NEIGHBOURS_A_TICK: usize = 16;
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(120);
 /// When a peer hasn't answered a CV request after this long, others are asked.
@@ -83,6 +85,7 @@ pub struct Swarm {
     pub(super) haves_due: Time,
     pub(super) tick_due: Time,
     sweep_due: Time,
+    refill_due: Time,
     peers_due: Time,
     pub(super) total_down: Meter,
     pub(super) total_up: Meter,
@@ -122,6 +125,7 @@ impl Swarm {
             haves_due: Time::NEVER,
             tick_due: now,
             sweep_due: now,
+            refill_due: now,
             peers_due: now,
             total_down: Meter::new(now),
             total_up: Meter::new(now),
@@ -364,12 +368,17 @@ impl Swarm {
             self.out.push_back(Output::Announce { tracker, event, want });
         }
         self.dial(now);
+        // With many neighbours each is looked at less often: what is urgent doesn't wait for the clock.
+        let pace = TICK * (self.sessions.len() / NEIGHBOURS_A_TICK).clamp(1, 5) as u32;
         if self.sweep_due <= now {
-            self.sweep_due = now + SWEEP;
+            self.sweep_due = now + SWEEP.max(pace);
             self.sweep(now);
         }
         self.fetch_cvs(now);
-        self.refill_all(now);
+        if self.refill_due <= now || self.picker.startable() == 0 {
+            self.refill_due = now + pace;
+            self.refill_all(now);
+        }
         self.serve(now);
     }
 

@@ -48,6 +48,7 @@ struct Row {
     asks_any: bool,
     /// The next block that it asks for belongs to the piece that its last turn was spent on.
     goes_on: bool,
+    closing: bool,
 }
 
 impl Row {
@@ -61,6 +62,7 @@ impl Row {
             asks: !s.queue.is_empty() && !s.closing,
             asks_any: s.wants_any > 0 && !s.closing,
             goes_on: s.goes_on(),
+            closing: s.closing,
         }
     }
 
@@ -109,6 +111,12 @@ impl Turns {
         let slow = Duration::from_secs_f64((2.0 * writing as f64 / rate.max(1.0)).min(TURN_STUCK_MAX));
         let stuck = if rate < 1.0 { TURN_STUCK } else { slow.max(TURN_STUCK) };
         self.rows.iter().filter(|r| r.writing > 0 && now.since(r.moved) < stuck).count()
+    }
+
+    /// How many connections there are that don't end.
+    #[must_use]
+    pub fn standing(&self) -> usize {
+        self.rows.iter().filter(|r| !r.closing).count()
     }
 
     /// Who has a turn.
