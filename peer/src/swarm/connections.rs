@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// Dial so many peers ourselves (and fill no more than two thirds of the limit); more may dial us, up to the limit. Well
 /// above ln N for any swarm.
-const DEGREE: usize = 24;
+const DEGREE: usize = 12;
 /// After a connection ended, how long until the same address is dialled again.
 const REDIAL: Duration = Duration::from_secs(2);
 /// A piece that a peer sent wrong is not asked of it again for so long; a fetch whose only source had one bad moment must

@@ -35,15 +35,14 @@ impl Swarm {
         loop {
             let piece_size = u64::from(self.geometry.piece_size());
             let Some(session) = self.sessions.get_mut(&conn) else { return };
+            // Most calls end here: what is looked at stands first in a session.
+            let rests = session.rests.0 > now && session.rests.1 == self.picker.returned();
             if session.closing
                 || !session.told
-                || session.hello.no_upload
                 || self.told_complete
                 || session.hold_until > now
-                || (session.rests.0 > now
-                    && session.rests.1 == self.picker.returned()
-                    && self.pieces.orphans.is_empty()
-                    && !session.hello.spreads)
+                || (rests && self.pieces.orphans.is_empty())
+                || session.hello.no_upload
             {
                 return;
             }
@@ -69,7 +68,8 @@ impl Swarm {
                 None => {
                     if !self.may_steal(now, conn) || !self.steal(now, conn) {
                         let rest = if self.picker.startable() > 0 { REST } else { REST_END };
-                        if let Some(session) = self.sessions.get_mut(&conn) {
+                        // Whether an origin is spared changes with time alone.
+                        if let Some(session) = self.sessions.get_mut(&conn).filter(|s| !s.hello.spreads) {
                             session.rests = (now + rest, self.picker.returned());
                         }
                         return;

@@ -13,9 +13,26 @@ const CANCELLED_KEPT: usize = 2_048;
 /// Blocks that nobody asked for which end a connection.
 const UNASKED_MAX: u32 = 8;
 
-/// A connected peer.
+/// A connected peer. What every *have* looks at stands first, in one cache line or two: a big swarm consists of those.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Session {
+    /// Last time we heard from it.
+    pub heard: Time,
+    /// Until when there is nothing to ask it for, unless a piece is given back: what the picker counted of those.
+    pub rests: (Time, u64),
+    /// Until when it is asked for nothing at all: what it rejects at once must not be asked again at once.
+    pub hold_until: Time,
+    /// What it has.
+    pub have: Bitfield,
+    /// How many of its pieces we lack.
+    pub useful: u32,
+    /// It has said what it has.
+    pub told: bool,
+    /// It is to be closed; nothing more is asked or sent.
+    pub closing: bool,
+    /// It was counted as finished.
+    pub counted_finished: bool,
     /// The remote socket address.
     pub remote: SocketAddr,
     /// Where it can be dialled, if it said so.
@@ -23,13 +40,7 @@ pub struct Session {
     /// Whether it dialled us.
     pub incoming: bool,
     /// What it said at the start.
-    pub hello: Hello,
-    /// What it has.
-    pub have: Bitfield,
-    /// It has said what it has.
-    pub told: bool,
-    /// How many of its pieces we lack.
-    pub useful: u32,
+    pub hello: Box<Hello>,
     /// What we asked of it.
     pub pipeline: Pipeline,
     /// It still gives out pieces of its own choice.
@@ -40,10 +51,8 @@ pub struct Session {
     pub probation: bool,
     /// Until when it told us to ask others.
     pub busy_until: Time,
-    /// Until when it is asked for nothing at all: what it rejects at once must not be asked again at once.
-    pub hold_until: Time,
-    /// Until when there is nothing to ask it for, unless a piece is given back: what the picker counted of those.
-    pub rests: (Time, u64),
+    /// Pieces that we have and it had before us: it hears of them later.
+    pub owed_haves: Vec<u32>,
     /// What it asked of us, in order.
     pub queue: VecDeque<Block>,
     /// Its unanswered requests for any piece.
@@ -58,8 +67,6 @@ pub struct Session {
     pub last_piece: (u32, u32),
     /// What we send it.
     pub up: Meter,
-    /// Last time we heard from it.
-    pub heard: Time,
     /// Last time we sent it anything.
     pub spoke: Time,
     /// The CV batch asked of it.
@@ -70,14 +77,10 @@ pub struct Session {
     pub cv_late: Option<u32>,
     /// Payload bytes that came from it.
     pub delivered: u64,
-    /// It was counted as finished.
-    pub counted_finished: bool,
     /// It was never let in.
     pub refused_here: bool,
     /// It ended the connection because it doesn't want us: dialling again backs off.
     pub unwelcome: bool,
-    /// It is to be closed; nothing more is asked or sent.
-    pub closing: bool,
     cancelled: VecDeque<Block>,
     unasked: u32,
 }
@@ -103,7 +106,7 @@ impl Session {
             dialable,
             incoming: dialled.is_none(),
             assigns: hello.spreads,
-            hello,
+            hello: Box::new(hello),
             have: Bitfield::none(pieces),
             told: false,
             useful: 0,
@@ -113,6 +116,7 @@ impl Session {
             busy_until: Time(0),
             hold_until: Time(0),
             rests: (Time(0), 0),
+            owed_haves: Vec::new(),
             queue: VecDeque::new(),
             wants_any: 0,
             writing: (0, 0),

@@ -12,6 +12,7 @@ use super::prng::Prng;
 use super::proofs::NO_CVS_FOR;
 use super::rate::Meter;
 use super::session::Session;
+use super::sessions::Sessions;
 use super::spare::Spare;
 use super::spread::Spread;
 use super::upload::Turns;
@@ -30,8 +31,8 @@ pub(super) const TICK: Duration = Duration::from_millis(100);
 const TICK_ALONE: Duration = Duration::from_millis(500);
 /// How often connections are looked at for what is late. The shortest patience is a second.
 const SWEEP: Duration = Duration::from_millis(200);
-/// How often to see which of them may hear of new peers.
-const TELL_PEERS: Duration = Duration::from_secs(1);
+/// How often they hear of what can wait: new peers, pieces that they have themselves.
+const TELL_PEERS: Duration = Duration::from_millis(500);
 /// So many neighbours are looked at with each tick, on average.
 const NEIGHBOURS_A_TICK: usize = 16;
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
@@ -63,7 +64,7 @@ pub struct Counters {
 pub struct Swarm {
     pub(super) geometry: Arc<Geometry>,
     pub(super) rng: Prng,
-    pub(super) sessions: BTreeMap<ConnId, Session>,
+    pub(super) sessions: Sessions,
     pub(super) have: Bitfield,
     pub(super) picker: Picker,
     pub(super) pieces: Pieces,
@@ -111,7 +112,7 @@ impl Swarm {
             spare: Spare::new(now, config.trackers > 0),
             cvs: CvBook::new(Arc::clone(&geometry), config.roots.clone(), config.cvs.clone()),
             announcer: Announcer::new(now, config.trackers, complete),
-            sessions: BTreeMap::new(),
+            sessions: Sessions::default(),
             have: config.have.clone(),
             pieces: Pieces::default(),
             on_piece: BTreeMap::new(),
@@ -151,7 +152,9 @@ impl Swarm {
                     && !session.closing
                 {
                     session.heard = now;
-                    session.pipeline.spoke(now);
+                    if session.pipeline.snubbed {
+                        session.pipeline.spoke(now);
+                    }
                     if let Err(error) = self.message(now, conn, message) {
                         self.misbehaved(conn, &error);
                     }
@@ -387,6 +390,7 @@ impl Swarm {
         let peers_due = self.peers_due <= now;
         if peers_due {
             self.peers_due = now + TELL_PEERS;
+            self.tell_owed_haves(now);
         }
         let late = |s: &Session| {
             now.since(s.heard) > IDLE

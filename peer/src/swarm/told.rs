@@ -77,9 +77,11 @@ impl Swarm {
                 continue;
             }
             // What it rejected for want of it can be asked for again, what it sent wrong can not.
-            let bad = self.blame.record(session.hello.peer).is_some_and(|r| r.bad.contains(&piece));
-            if !bad {
-                session.refused.remove(&piece);
+            if !session.refused.is_empty() {
+                let bad = self.blame.record(session.hello.peer).is_some_and(|r| r.bad.contains(&piece));
+                if !bad {
+                    session.refused.remove(&piece);
+                }
             }
             self.picker.increment(piece);
             if self.picker.is_listed(piece) {
@@ -147,16 +149,52 @@ impl Swarm {
         self.refill_all(now);
     }
 
+    /// Tells of the pieces that are had since the last time. Who lacks one hears of it at once, as does an origin, which
+    /// counts copies. Who has it already can't use it: that is told later and together, as half of all *have* are of that
+    /// kind, and in a big swarm little else is said.
     pub(super) fn tell_haves(&mut self, now: Time) {
         self.haves_due = Time::NEVER;
-        let list = ranges::from_ascending(std::mem::take(&mut self.fresh_haves));
-        let conns: Vec<ConnId> =
-            self.sessions.iter().filter(|(_, s)| !s.closing && !s.hello.needs_manifest).map(|(c, _)| *c).collect();
+        let fresh = std::mem::take(&mut self.fresh_haves);
+        let conns: Vec<ConnId> = self.sessions.keys().copied().collect();
         for conn in conns {
-            for part in list.chunks(HAVE_RANGES) {
-                self.send(now, conn, Message::Have(part.to_vec()));
+            let Some(session) = self.sessions.get_mut(&conn) else { continue };
+            if session.closing || session.hello.needs_manifest {
+                continue;
             }
+            let at_once = self.told_complete || session.hello.spreads;
+            let list = if at_once || !session.owed_haves.is_empty() || fresh.iter().any(|p| session.have.has(*p)) {
+                let urgent = |p: &u32| at_once || !session.have.has(*p);
+                let (mut now, later): (Vec<u32>, Vec<u32>) = fresh.iter().partition(|p| urgent(p));
+                if at_once {
+                    now.append(&mut session.owed_haves);
+                    now.sort_unstable();
+                } else {
+                    session.owed_haves.extend(later);
+                }
+                ranges::from_ascending(now)
+            } else {
+                ranges::from_ascending(fresh.iter().copied())
+            };
+            self.send_haves(now, conn, &list);
             self.part_if_useless(conn);
+        }
+    }
+
+    /// Tells of the pieces that could wait.
+    pub(super) fn tell_owed_haves(&mut self, now: Time) {
+        let owed = self.sessions.iter().filter(|(_, s)| !s.owed_haves.is_empty() && !s.closing);
+        let owed: Vec<ConnId> = owed.map(|(conn, _)| *conn).collect();
+        for conn in owed {
+            let Some(session) = self.sessions.get_mut(&conn) else { continue };
+            let mut pieces = std::mem::take(&mut session.owed_haves);
+            pieces.sort_unstable();
+            self.send_haves(now, conn, &ranges::from_ascending(pieces));
+        }
+    }
+
+    fn send_haves(&mut self, now: Time, conn: ConnId, list: &[(u32, u32)]) {
+        for part in list.chunks(HAVE_RANGES) {
+            self.send(now, conn, Message::Have(part.to_vec()));
         }
     }
 }

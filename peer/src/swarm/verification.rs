@@ -178,6 +178,7 @@ impl Swarm {
                 }
                 let refused: Vec<_> = session.queue.iter().filter(|b| gone.contains(&b.piece)).copied().collect();
                 session.queue.retain(|b| !gone.contains(&b.piece));
+                session.owed_haves.retain(|p| !gone.contains(p));
                 self.turns.note(conn, session);
                 for block in refused {
                     self.send(now, conn, Message::Reject { block, reason: RejectReason::NotHad });
