@@ -375,6 +375,7 @@ impl World {
         let source: f64 = seeds.iter().map(|p| p.up).sum();
         let all: f64 = source + wanting.iter().map(|p| p.up).sum::<f64>();
         let slowest = wanting.iter().map(|p| p.down).fold(f64::INFINITY, f64::min);
+        self.report.uplinks = all;
         self.report.bound = (size / source).max(size / slowest).max(wanting.len() as f64 * size / all);
         self.report.own_bounds = self
             .plans

@@ -22,6 +22,10 @@ const RANDOM_FIRST: u32 = 4;
 const STEAL_FACTOR: u32 = 3;
 /// And by this much sooner: what is due shortly is on its way.
 const STEAL_MIN: Duration = Duration::from_millis(100);
+/// And by this much while pieces can still be started: then a block that waits in a queue holds up nobody, and to ask for
+/// it twice costs uplinks that others need. 300 hosts with 300 pieces of one block at 25 Mbit/s had 10 % of duplicates with
+/// 100 ms, 1.1 % without any stealing before the end, and were faster.
+const STEAL_MIN_EARLY: Duration = Duration::from_secs(5);
 /// A peer that could be asked for nothing is left alone until it tells of a piece that can be started, one is given back,
 /// or this time is over, as what others owe us may have become late. Most connections of a big swarm are in this state
 /// most of the time, and each word that comes over them would cost a look at all that is under way.
@@ -202,6 +206,7 @@ impl Swarm {
         let Some(thief) = self.sessions.get_mut(&conn) else { return false };
         let mine = thief.pipeline.expected(now, piece_bytes);
         let thief = &self.sessions[&conn];
+        let sooner = if self.picker.startable() > 0 { STEAL_MIN_EARLY } else { STEAL_MIN };
         let mut best: Option<(Duration, u32, u32)> = None;
         // Rates are looked up once for each owner: many blocks of few peers are compared.
         let mut rates: BTreeMap<ConnId, Option<f64>> = BTreeMap::new();
@@ -226,7 +231,7 @@ impl Swarm {
                     }
                     _ => continue,
                 };
-                if theirs > mine * STEAL_FACTOR + STEAL_MIN && best.is_none_or(|(t, ..)| theirs > t) {
+                if theirs > mine * STEAL_FACTOR + sooner && best.is_none_or(|(t, ..)| theirs > t) {
                     best = Some((theirs, *piece, index as u32));
                 }
             }
