@@ -33,6 +33,10 @@ pub struct Report {
     pub wasted: f64,
     /// The same by cause, in the order of [`shoal_peer::swarm::waste::Cause`].
     pub waste: [f64; CAUSES],
+    /// Payload bytes that left all uplinks in each second.
+    pub sent: Vec<u64>,
+    /// What all uplinks could send in a second, bytes.
+    pub uplinks: f64,
     /// Control frames sent.
     pub messages: u64,
     /// Blocks sent.
@@ -93,6 +97,21 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Which part of all uplinks was used in each tenth of the time until the last completion, in percent.
+    #[must_use]
+    pub fn use_by_tenth(&self) -> [u32; 10] {
+        let tenth = self.last() / 10.0;
+        std::array::from_fn(|n| {
+            let (from, to) = (n as f64 * tenth, (n + 1) as f64 * tenth);
+            let part = |s: usize| ((s + 1) as f64).min(to) - (s as f64).max(from);
+            let bytes =
+                (from as usize..=to as usize).map(|s| self.sent.get(s).map_or(0.0, |b| *b as f64 * part(s).max(0.0)));
+            (100.0 * bytes.sum::<f64>() / (self.uplinks * tenth)).round() as u32
+        })
+    }
+}
+
 fn at_fraction(sorted: &[f64], fraction: f64) -> f64 {
     let at = ((sorted.len() as f64 * fraction).ceil() as usize).saturating_sub(1);
     sorted.get(at).copied().unwrap_or(f64::NAN)
@@ -104,7 +123,7 @@ impl fmt::Display for Report {
             f,
             "{}: last {:.2} s, bound {:.2} s, ratio {:.3}, each by its own bound {:.3}, p50 {:.2} s, p99 {:.2} s, first piece p50 \
              {:.2} s last {:.2} s, origin copies {:.3}, wasted {:.2} %, {} control frames ({:.0} a peer), {} blocks, {} KiB of \
-             state a peer, {} events, {} bad pieces, complete: {} ({} finished), trace {:016x}",
+             state a peer, uplinks used by tenths of the time {:?} %, {} events, {} bad pieces, complete: {} ({} finished), trace {:016x}",
             self.world,
             self.last(),
             self.bound,
@@ -120,6 +139,7 @@ impl fmt::Display for Report {
             self.messages_per_peer(),
             self.blocks,
             self.state_bytes >> 10,
+            self.use_by_tenth(),
             self.events,
             self.bad_pieces,
             self.complete,

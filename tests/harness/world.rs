@@ -409,6 +409,7 @@ impl World {
         let all: f64 = source + wanting.iter().map(|p| p.up).sum::<f64>();
         let slowest = wanting.iter().map(|p| p.down).fold(f64::INFINITY, f64::min);
         let bound = (size / source).max(size / slowest).max(wanting.len() as f64 * size / all);
+        self.report.uplinks = all;
         self.report.bound = bound.max(self.bound_of_zones(size));
         self.report.own_bounds = self
             .plans

@@ -36,7 +36,11 @@ struct Known {
 #[derive(Debug, Default)]
 pub struct AddressBook {
     known: BTreeMap<SocketAddr, Known>,
+    /// The addresses that lead to each connected peer.
+    by_conn: BTreeMap<ConnId, Vec<SocketAddr>>,
     dialing: usize,
+    /// Nobody is to be dialled before, unless something changes: a look at all addresses would find none.
+    quiet_until: Time,
 }
 
 impl AddressBook {
@@ -62,6 +66,7 @@ impl AddressBook {
         if self.known.len() >= KNOWN_MAX {
             self.drop_least_useful();
         }
+        self.quiet_until = Time(0);
         let fresh = Known { trusted, seed, failures: 0, next: now, dialing: false, conn: None, last_connected: None };
         self.known.insert(addr, fresh);
     }
@@ -85,6 +90,7 @@ impl AddressBook {
             known.failures = 0;
             known.conn = Some(conn);
             known.last_connected = Some(now);
+            self.by_conn.entry(conn).or_default().push(addr);
         }
     }
 
@@ -110,16 +116,20 @@ impl AddressBook {
             self.known.remove(&addr);
             return;
         }
+        self.quiet_until = Time(0);
         let wait = (BACK_OFF_MIN * 2_u32.saturating_pow(known.failures - 1)).min(BACK_OFF_MAX);
         known.next = now + wait.mul_f64(rng.jitter(0.2));
     }
 
     /// A connection ended; its addresses may be dialled again after a while.
     pub fn closed(&mut self, now: Time, conn: ConnId, wait: Duration) {
-        for known in self.known.values_mut().filter(|k| k.conn == Some(conn)) {
-            known.conn = None;
-            known.last_connected = Some(now);
-            known.next = now + wait;
+        for addr in self.by_conn.remove(&conn).unwrap_or_default() {
+            if let Some(known) = self.known.get_mut(&addr).filter(|k| k.conn == Some(conn)) {
+                known.conn = None;
+                known.last_connected = Some(now);
+                known.next = now + wait;
+                self.quiet_until = Time(0);
+            }
         }
     }
 
@@ -131,13 +141,14 @@ impl AddressBook {
             }
             known.failures = 0;
             known.conn = Some(conn);
+            self.by_conn.entry(conn).or_default().push(addr);
         }
     }
 
     /// Whom to dial now, at most `room` of them. A seed has no use for seeds.
     pub fn dials(&mut self, now: Time, room: usize, we_are_seed: bool, rng: &mut Prng) -> Vec<SocketAddr> {
         let room = room.min(DIALS_MAX.saturating_sub(self.dialing));
-        if room == 0 {
+        if room == 0 || now < self.quiet_until {
             return Vec::new();
         }
         let due = |k: &Known| k.conn.is_none() && !k.dialing && k.next <= now && !(we_are_seed && k.seed);
@@ -148,6 +159,9 @@ impl AddressBook {
             (known.failures, !known.trusted)
         });
         list.truncate(room);
+        if list.is_empty() {
+            self.quiet_until = self.next_due(we_are_seed).unwrap_or(Time::NEVER);
+        }
         for addr in &list {
             if let Some(known) = self.known.get_mut(addr) {
                 known.dialing = true;

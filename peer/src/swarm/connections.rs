@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// Dial so many peers ourselves (and fill no more than two thirds of the limit); more may dial us, up to the limit. Well
 /// above ln N for any swarm.
-const DEGREE: usize = 24;
+const DEGREE: usize = 12;
 /// After a connection ended, how long until the same address is dialled again.
 const REDIAL: Duration = Duration::from_secs(2);
 /// A piece that a peer sent wrong is not asked of it again for so long; a fetch whose only source had one bad moment must
@@ -57,6 +57,7 @@ impl Swarm {
                 _ => {}
             }
             session.refused_here = true;
+            self.turns.note(conn, &session);
             self.sessions.insert(conn, session);
             self.close(conn, reason);
             return;
@@ -69,6 +70,7 @@ impl Swarm {
             session.refused.extend(record.bad.iter().map(|piece| (*piece, now + BAD_FOR)));
         }
         let needs_manifest = session.hello.needs_manifest;
+        self.turns.note(conn, &session);
         self.sessions.insert(conn, session);
         self.zones_changed(now);
         if needs_manifest {
@@ -82,7 +84,7 @@ impl Swarm {
     }
 
     fn open_sessions(&self) -> usize {
-        self.sessions.values().filter(|s| !s.closing).count()
+        self.turns.standing()
     }
 
     /// Two connections between the same two peers: both sides keep the one that the smaller name dialled. Gives the
@@ -143,6 +145,7 @@ impl Swarm {
             session.closing = true;
             session.queue.clear();
             session.wants_any = 0;
+            self.turns.note(conn, session);
             self.out.push_back(Output::Close { conn, reason });
         }
         self.let_go(conn);
@@ -167,6 +170,7 @@ impl Swarm {
     pub(super) fn closed(&mut self, now: Time, conn: ConnId) {
         self.let_go(conn);
         let Some(session) = self.sessions.remove(&conn) else { return };
+        self.turns.forget(conn);
         if session.told {
             self.uncount(&session);
             self.uncount_zone(&session);

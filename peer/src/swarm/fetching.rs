@@ -181,6 +181,7 @@ impl Swarm {
             return;
         };
         session.pipeline.arrived(now, block, asked.at);
+        session.rests.0 = now;
         session.delivered += u64::from(block.length);
         if session.is_seed() {
             self.counters.from_seeds += u64::from(block.length);
@@ -231,6 +232,9 @@ impl Swarm {
     }
 
     pub(super) fn refill_all(&mut self, now: Time) {
+        if self.told_complete {
+            return;
+        }
         let mut conns: Vec<ConnId> = self.sessions.keys().copied().collect();
         if self.zones.is_mixed() {
             // Few of the far ones are asked at a time: not always the same.

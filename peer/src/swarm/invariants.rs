@@ -21,6 +21,7 @@ impl Swarm {
         self.check_requests()?;
         self.check_pieces()?;
         self.check_zones()?;
+        self.turns.check(self.sessions.iter().map(|(c, s)| (*c, s)))?;
         if let Some(spread) = &self.spread {
             spread.check(self.sessions.iter().map(|(c, s)| (*c, &s.have)))?;
         }
@@ -51,7 +52,7 @@ impl Swarm {
 
     /// Blocks asked for and pipelines are the same thing seen from two sides.
     fn check_requests(&self) -> Result<(), String> {
-        for (conn, session) in &self.sessions {
+        for (conn, session) in self.sessions.iter() {
             let bytes: u64 = session.pipeline.asked.iter().map(|a| u64::from(a.block.length)).sum();
             must!(bytes == session.pipeline.bytes, "connection {conn}: {bytes} bytes asked, not what is counted");
             must!(!session.closing || session.pipeline.asked.is_empty(), "connection {conn} closes and owes blocks");

@@ -17,7 +17,7 @@
 //! # Mechanisms
 //! `state` routes; each other file is one mechanism. What happens: connections come and go (`connections`), peers say what
 //! they have (`told`), blocks come (`fetching`), whole pieces are right or wrong (`verification`), others ask for blocks
-//! (`serving`), CVs are fetched (`proofs`). What is decided: what a peer may say ([`session`]), which piece next
+//! (`serving`), CVs are fetched (`proofs`). What is decided: what a peer may say ([`session`], all of them in `sessions`), which piece next
 //! ([`picker`]), blocks under way ([`pieces`]), how much to ask for ([`requests`]), filling the pipelines (`refill`), whose
 //! turn it is ([`upload`]), spreading by an origin ([`spread`]), sparing it ([`spare`]), chaining values ([`cvs`]), blame
 //! ([`blame`]), who is known ([`addresses`]), trackers ([`announcer`]), peer exchange ([`pex`]).
@@ -40,6 +40,7 @@ mod refill;
 pub mod requests;
 mod serving;
 pub mod session;
+mod sessions;
 pub mod spare;
 pub mod spread;
 mod state;

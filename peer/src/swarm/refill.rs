@@ -24,6 +24,16 @@ const RANDOM_FIRST: u32 = 4;
 const STEAL_FACTOR: u32 = 3;
 /// And by this much sooner: what is due shortly is on its way.
 const STEAL_MIN: Duration = Duration::from_millis(100);
+/// And by this much while pieces can still be started: then a block that waits in a queue holds up nobody, and to ask for
+/// it twice costs uplinks that others need. 300 hosts with 300 pieces of one block at 25 Mbit/s had 10 % of duplicates with
+/// 100 ms, 1.1 % without any stealing before the end, and were faster.
+const STEAL_MIN_EARLY: Duration = Duration::from_secs(5);
+/// A peer that could be asked for nothing is left alone until it tells of a piece that can be started, one is given back,
+/// or this time is over, as what others owe us may have become late. Most connections of a big swarm are in this state
+/// most of the time, and each word that comes over them would cost a look at all that is under way.
+const REST: Duration = Duration::from_millis(200);
+/// The same when nothing is left to start.
+const REST_END: Duration = Duration::from_millis(20);
 
 impl Swarm {
     /// Asks a peer for as much as its window allows.
@@ -32,11 +42,14 @@ impl Swarm {
             let piece_size = u64::from(self.geometry.piece_size());
             let mixed = self.zones.is_mixed();
             let Some(session) = self.sessions.get_mut(&conn) else { return };
+            // Most calls end here: what is looked at stands first in a session.
+            let rests = session.rests.0 > now && session.rests.1 == self.picker.returned();
             if session.closing
                 || !session.told
-                || session.hello.no_upload
                 || self.told_complete
                 || session.hold_until > now
+                || (rests && self.pieces.orphans.is_empty())
+                || session.hello.no_upload
             {
                 return;
             }
@@ -65,7 +78,12 @@ impl Swarm {
             match block {
                 Some(block) => self.ask(now, conn, block),
                 None => {
-                    if !self.steal(now, conn) {
+                    if !self.may_steal(now, conn) || !self.steal(now, conn) {
+                        let rest = if self.picker.startable() > 0 { REST } else { REST_END };
+                        // Whether an origin is spared changes with time alone.
+                        if let Some(session) = self.sessions.get_mut(&conn).filter(|s| !s.hello.spreads) {
+                            session.rests = (now + rest, self.picker.returned());
+                        }
                         return;
                     }
                 }
@@ -184,9 +202,9 @@ impl Swarm {
         let idle = self.nothing_asked_from(session.nearness);
         let zones = &self.zones;
         let random = self.have.count() < RANDOM_FIRST && self.config_pieces() > 4 * RANDOM_FIRST;
-        let piece = self
-            .picker
-            .pick(&mut self.rng, random, |p| session.can_give(now, p) && zones.allow(session.nearness, p, idle))?;
+        let piece = self.picker.pick(&mut self.rng, random, &session.have, |p| {
+            session.may_send(now, p) && zones.allow(session.nearness, p, idle)
+        })?;
         self.picker.remove(piece);
         let length = self.geometry.piece_length(piece);
         self.pieces.own(piece, length, conn).solo |= self.blame.open.contains_key(&piece);
@@ -196,19 +214,11 @@ impl Swarm {
 
     /// Asks for one block that another peer owes us and will deliver much later than this one could.
     fn steal(&mut self, now: Time, conn: ConnId) -> bool {
-        if self.picker.startable() > 0 && self.sessions[&conn].useful > 0 && !self.only_slow_left(conn) {
-            return false;
-        }
-        if !self.may_start(now, conn) {
-            return false;
-        }
         let piece_bytes = u64::from(shoal_protocol::limits::BLOCK_BYTES);
         let Some(thief) = self.sessions.get_mut(&conn) else { return false };
-        if thief.pipeline.snubbed || thief.probation {
-            return false;
-        }
         let mine = thief.pipeline.expected(now, piece_bytes);
         let thief = &self.sessions[&conn];
+        let sooner = if self.picker.startable() > 0 { STEAL_MIN_EARLY } else { STEAL_MIN };
         let mut best: Option<(Duration, u32, u32)> = None;
         // Rates are looked up once for each owner: many blocks of few peers are compared.
         let mut rates: BTreeMap<ConnId, Option<f64>> = BTreeMap::new();
@@ -237,7 +247,7 @@ impl Swarm {
                     }
                     _ => continue,
                 };
-                if theirs > mine * STEAL_FACTOR + STEAL_MIN && best.is_none_or(|(t, ..)| theirs > t) {
+                if theirs > mine * STEAL_FACTOR + sooner && best.is_none_or(|(t, ..)| theirs > t) {
                     best = Some((theirs, *piece, index as u32));
                 }
             }
@@ -259,11 +269,17 @@ impl Swarm {
         true
     }
 
-    /// Whether this peer has nothing that could still be started: then it may help with what others are on.
-    fn only_slow_left(&self, conn: ConnId) -> bool {
-        let session = &self.sessions[&conn];
+    /// Whether it is time to see if this peer may help with what others are on: everything is started, or this peer has
+    /// nothing to start and owes nothing.
+    fn may_steal(&mut self, now: Time, conn: ConnId) -> bool {
+        let Some(session) = self.sessions.get(&conn) else { return false };
         // Scanning is bounded: this is asked only when the normal choice found nothing.
-        session.pipeline.asked.is_empty() && self.pieces.map.len() < 256
+        let only_slow_left = session.pipeline.asked.is_empty() && self.pieces.map.len() < 256;
+        session.useful > 0
+            && (self.picker.startable() == 0 || only_slow_left)
+            && !session.pipeline.snubbed
+            && !session.probation
+            && self.may_start(now, conn)
     }
 }
 

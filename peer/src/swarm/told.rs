@@ -9,7 +9,7 @@ use shoal_protocol::message::{Block, GoodbyeReason};
 use shoal_protocol::{Bitfield, Message, WireError, ranges};
 use std::time::Duration;
 
-/// Far peers are told of pieces this long after the first of them: at 70 pieces a second 42 connections between two zones
+/// Far peers are told of pieces this often: at 70 pieces a second 42 connections between two zones
 /// had a twentieth of what crossed filled with haves.
 const FAR_HAVE_DELAY: Duration = Duration::from_millis(250);
 
@@ -35,13 +35,15 @@ impl Swarm {
                 }
                 session.useful += count;
                 if session.useful < pieces {
+                    self.turns.note(conn, session);
                     return Ok(());
                 }
             }
             _ => {}
         }
         session.told = true;
-        session.useful = session.have.ones().filter(|p| !self.have.has(*p)).count() as u32;
+        session.useful = session.have.count_beyond(&self.have);
+        self.turns.note(conn, session);
         let (complete, has): (bool, Vec<u32>) = (session.have.is_complete(), session.have.ones().collect());
         let dialable = session.dialable;
         if complete {
@@ -82,11 +84,16 @@ impl Swarm {
                 continue;
             }
             // What it rejected for want of it can be asked for again, what it sent wrong can not.
-            let bad = self.blame.record(session.hello.peer).is_some_and(|r| r.bad.contains(&piece));
-            if !bad {
-                session.refused.remove(&piece);
+            if !session.refused.is_empty() {
+                let bad = self.blame.record(session.hello.peer).is_some_and(|r| r.bad.contains(&piece));
+                if !bad {
+                    session.refused.remove(&piece);
+                }
             }
             self.picker.increment(piece);
+            if self.picker.is_listed(piece) {
+                session.rests.0 = now;
+            }
             if !self.have.has(piece) {
                 session.useful += 1;
                 if session.nearness > 0 && !self.zones.is_held_nearer(session.nearness - 1, piece) {
@@ -100,6 +107,7 @@ impl Swarm {
                 spread.has(conn, piece);
             }
         }
+        self.turns.note_count(conn, session.have.count());
         if session.have.is_complete() {
             if !session.counted_finished {
                 session.counted_finished = true;
@@ -148,6 +156,7 @@ impl Swarm {
                 gone.push(piece);
             }
         }
+        self.turns.note(conn, session);
         let owed: Vec<Block> =
             session.pipeline.asked.iter().map(|a| a.block).filter(|b| gone.contains(&b.piece)).collect();
         for block in owed {
@@ -156,36 +165,57 @@ impl Swarm {
         self.refill_all(now);
     }
 
+    /// Tells of the pieces that are had since the last time. Who lacks one hears of it at once, as does an origin, which
+    /// counts copies. Who has it already can't use it: that is told later and together, as half of all *have* are of that
+    /// kind, and in a big swarm little else is said.
     pub(super) fn tell_haves(&mut self, now: Time) {
         self.haves_due = Time::NEVER;
         let fresh = std::mem::take(&mut self.fresh_haves);
-        let list = ranges::from_ascending(fresh.iter().copied());
-        if self.zones.is_mixed() {
-            if self.far_haves.is_empty() {
-                self.far_haves_due = now + FAR_HAVE_DELAY;
-            }
-            self.far_haves.extend(fresh);
-            if self.told_complete {
-                self.far_haves_due = now;
-            }
-        }
-        self.tell_list(now, &list, |swarm, session| !swarm.is_far(session));
-    }
-
-    pub(super) fn tell_far_haves(&mut self, now: Time) {
-        self.far_haves_due = Time::NEVER;
-        let list = ranges::from_ascending(std::mem::take(&mut self.far_haves));
-        self.tell_list(now, &list, |_, session| session.nearness == 0);
-    }
-
-    fn tell_list(&mut self, now: Time, list: &[(u32, u32)], whom: impl Fn(&Self, &Session) -> bool) {
-        let open = self.sessions.iter().filter(|(_, s)| !s.closing && !s.hello.needs_manifest);
-        let conns: Vec<ConnId> = open.filter(|(_, s)| whom(self, s)).map(|(c, _)| *c).collect();
+        let mixed = self.zones.is_mixed();
+        let conns: Vec<ConnId> = self.sessions.keys().copied().collect();
         for conn in conns {
-            for part in list.chunks(HAVE_RANGES) {
-                self.send(now, conn, Message::Have(part.to_vec()));
+            let Some(session) = self.sessions.get_mut(&conn) else { continue };
+            if session.closing || session.hello.needs_manifest {
+                continue;
             }
+            let at_once = self.told_complete || session.hello.spreads;
+            let far = mixed && session.nearness == 0;
+            let waits = far || !session.owed_haves.is_empty() || fresh.iter().any(|p| session.have.has(*p));
+            let list = if at_once || waits {
+                let urgent = |p: &u32| at_once || (!far && !session.have.has(*p));
+                let (mut now, later): (Vec<u32>, Vec<u32>) = fresh.iter().partition(|p| urgent(p));
+                if at_once {
+                    now.append(&mut session.owed_haves);
+                    now.sort_unstable();
+                } else {
+                    session.owed_haves.extend(later);
+                }
+                ranges::from_ascending(now)
+            } else {
+                ranges::from_ascending(fresh.iter().copied())
+            };
+            self.send_haves(now, conn, &list);
             self.part_if_useless(conn);
+        }
+    }
+
+    /// Tells of the pieces that could wait; `far`: only those who are far, and not too often.
+    pub(super) fn tell_owed_haves(&mut self, now: Time, far: bool) {
+        let due = |s: &Session| !far || (s.nearness == 0 && now.since(s.far_told) >= FAR_HAVE_DELAY);
+        let owed = self.sessions.iter().filter(|(_, s)| !s.owed_haves.is_empty() && !s.closing && due(s));
+        let owed: Vec<ConnId> = owed.map(|(conn, _)| *conn).collect();
+        for conn in owed {
+            let Some(session) = self.sessions.get_mut(&conn) else { continue };
+            session.far_told = now;
+            let mut pieces = std::mem::take(&mut session.owed_haves);
+            pieces.sort_unstable();
+            self.send_haves(now, conn, &ranges::from_ascending(pieces));
+        }
+    }
+
+    fn send_haves(&mut self, now: Time, conn: ConnId, list: &[(u32, u32)]) {
+        for part in list.chunks(HAVE_RANGES) {
+            self.send(now, conn, Message::Have(part.to_vec()));
         }
     }
 }

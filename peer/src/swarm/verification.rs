@@ -164,7 +164,6 @@ impl Swarm {
         }
         for piece in &gone {
             self.fresh_haves.remove(piece);
-            self.far_haves.remove(piece);
             self.done_bytes -= u64::from(self.geometry.piece_length(*piece));
             // What is still being fetched comes again. What was complete once is the user's, and is not written to.
             if !self.told_complete {
@@ -180,6 +179,8 @@ impl Swarm {
                 }
                 let refused: Vec<_> = session.queue.iter().filter(|b| gone.contains(&b.piece)).copied().collect();
                 session.queue.retain(|b| !gone.contains(&b.piece));
+                session.owed_haves.retain(|p| !gone.contains(p));
+                self.turns.note(conn, session);
                 for block in refused {
                     self.send(now, conn, Message::Reject { block, reason: RejectReason::NotHad });
                 }

@@ -187,11 +187,6 @@ impl Swarm {
         }
     }
 
-    /// Whether a connection is served, and told, as one over a thin link.
-    pub(super) fn is_far(&self, session: &Session) -> bool {
-        self.zones.mixed && session.nearness == 0
-    }
-
     /// Settles by which turns each neighbour is served, and whether an origin keeps its pieces in its zone: where there are
     /// too few to pass them on, it doesn't.
     pub(super) fn sort_turns(&mut self) {
@@ -199,7 +194,14 @@ impl Swarm {
         let (near, all) = leechers.fold((0, 0), |(near, all), s| (near + usize::from(s.nearness > 0), all + 1));
         let own_turns = self.zones.mixed && near > 0;
         self.zones.keeps_inside = own_turns && near * 4 >= all;
-        self.sessions.values_mut().for_each(|s| s.far_turn = own_turns && s.nearness == 0);
+        let changed = |s: &Session| s.far_turn != (own_turns && s.nearness == 0);
+        let changed: Vec<ConnId> = self.sessions.iter().filter(|(_, s)| changed(s)).map(|(conn, _)| *conn).collect();
+        for conn in changed {
+            if let Some(session) = self.sessions.get_mut(&conn) {
+                session.far_turn = !session.far_turn;
+            }
+            self.note_turn(conn);
+        }
     }
 
     /// Somebody came or went.

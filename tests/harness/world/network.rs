@@ -198,6 +198,11 @@ impl World {
             let conn = Lane::sender_name(lane);
             for block in sent {
                 self.report.blocks += 1;
+                let second = (self.now.0 / 1_000_000) as usize;
+                if self.report.sent.len() <= second {
+                    self.report.sent.resize(second + 1, 0);
+                }
+                self.report.sent[second] += u64::from(block.length);
                 if self.hosts[host].origin {
                     self.report.origin_bytes += u64::from(block.length);
                 }
