@@ -27,7 +27,10 @@ const STEAL_MIN: Duration = Duration::from_millis(100);
 /// And by this much while pieces can still be started: then a block that waits in a queue holds up nobody, and to ask for
 /// it twice costs uplinks that others need. 300 hosts with 300 pieces of one block at 25 Mbit/s had 10 % of duplicates with
 /// 100 ms, 1.1 % without any stealing before the end, and were faster.
-const STEAL_MIN_EARLY: Duration = Duration::from_secs(5);
+const STEAL_MIN_EARLY: Duration = Duration::from_secs(1);
+/// A peer that never sent anything may take so long for its first block before that counts as late. A newcomer among 25 who
+/// have 8 MiB was done in 0.4 s, and 13 % of what it got came twice, as who had sent something stole from who had not yet.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
 /// A peer that could be asked for nothing is left alone until it tells of a piece that can be started, one is given back,
 /// or this time is over, as what others owe us may have become late. Most connections of a big swarm are in this state
 /// most of the time, and each word that comes over them would cost a look at all that is under way.
@@ -238,9 +241,9 @@ impl Swarm {
             for (index, state) in progress.blocks.iter().enumerate() {
                 let length = progress.block(*piece, index as u32).length;
                 let theirs = match (*state, progress.owner) {
-                    (BlockState::Asked(owner, None), _) if owner != conn => {
-                        sessions.get(&owner).map_or(Duration::MAX, |s| expected_of(s, rate_of(owner), *piece, index))
-                    }
+                    (BlockState::Asked(owner, None), _) if owner != conn => sessions
+                        .get(&owner)
+                        .map_or(Duration::MAX, |s| expected_of(s, now, rate_of(owner), *piece, index)),
                     (BlockState::Missing, Some(owner)) if owner != conn => {
                         later += u64::from(length);
                         sessions.get(&owner).map_or(Duration::MAX, |s| expected_after(s, rate_of(owner), later))
@@ -284,13 +287,17 @@ impl Swarm {
 }
 
 /// When a peer will have delivered a block that it owes us: by its rate and what stands before it in the queue.
-fn expected_of(session: &Session, rate: Option<f64>, piece: u32, index: usize) -> Duration {
+fn expected_of(session: &Session, now: Time, rate: Option<f64>, piece: u32, index: usize) -> Duration {
     let mut ahead = 0_u64;
     for asked in &session.pipeline.asked {
         ahead += u64::from(asked.block.length);
         if asked.block.piece == piece
             && asked.block.offset as usize / shoal_protocol::limits::BLOCK_BYTES as usize == index
         {
+            let unknown = rate.is_some_and(|rate| rate < 1.0);
+            if unknown && now.since(asked.at) < FIRST_ANSWER {
+                return Duration::ZERO;
+            }
             break;
         }
     }
