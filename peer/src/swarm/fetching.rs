@@ -87,8 +87,8 @@ impl Swarm {
         let Some(progress) = self.pieces.map.get_mut(&piece) else { return };
         let mut asked = Vec::new();
         for index in 0..progress.blocks.len() as u32 {
-            if let BlockState::Asked(a, b) = progress.blocks[index as usize] {
-                asked.extend(std::iter::once(a).chain(b).map(|conn| (conn, progress.block(piece, index))));
+            if let BlockState::Asked(conn) = progress.blocks[index as usize] {
+                asked.push((conn, progress.block(piece, index)));
             }
         }
         for (conn, block) in asked {
@@ -147,7 +147,7 @@ impl Swarm {
             let progress = self.pieces.own(piece, length, conn);
             progress.solo |= self.blame.open.contains_key(&piece);
             for index in 0..blocks_in(length) {
-                progress.blocks[index as usize] = BlockState::Asked(conn, None);
+                progress.blocks[index as usize] = BlockState::Asked(conn);
                 session.pipeline.ask(now, progress.block(piece, index));
             }
         }
@@ -209,9 +209,9 @@ impl Swarm {
             self.discard(block, Cause::Stray);
             return;
         };
-        let losers = match progress.blocks[index as usize] {
-            BlockState::Asked(a, b) => [Some(a), b],
-            _ => [None, None],
+        let loser = match progress.blocks[index as usize] {
+            BlockState::Asked(other) if other != conn => Some(other),
+            _ => None,
         };
         if progress.stage != Stage::Fetching || !progress.receive(index, conn) {
             self.discard(block, Cause::Beaten);
@@ -225,7 +225,7 @@ impl Swarm {
             self.pieces.orphans.remove(&block.piece);
         }
         self.out.push_back(Output::Store { block, last });
-        for loser in losers.into_iter().flatten().filter(|c| *c != conn) {
+        if let Some(loser) = loser {
             self.withdraw(now, loser, block, Cause::Beaten, true);
             self.refill(now, loser);
         }

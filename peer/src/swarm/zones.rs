@@ -14,7 +14,7 @@
 //!   out its pieces in its own zone, if there are enough to pass them on; far peers are told of pieces in larger batches.
 //!
 //! Two zones of six with 40 Mbit/s each behind 20 Mbit/s (128 MiB, control frames 50 ms late), in the simulator: without
-//! this 1.41 times the bound and 1.40 copies across; what each part brings stands in the [table](super#measured).
+//! this 1.41 times the bound and 1.40 copies across, with it 1.03 and 1.02; what each part brings stands in [`super`].
 
 use super::session::Session;
 use super::spare::Spare;
