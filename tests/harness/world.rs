@@ -30,13 +30,32 @@ const LINGER_US: u64 = 50_000;
 enum Event {
     Timer(u32),
     UplinkFree(u32),
-    Deliver { lane: u32, slice: Box<Slice> },
-    Frame { lane: u32, message: Box<Message> },
+    Deliver {
+        lane: u32,
+        slice: Box<Slice>,
+    },
+    Frame {
+        lane: u32,
+        message: Box<Message>,
+    },
     /// Most frames are of this kind: one range of pieces.
-    Have { lane: u32, first: u32, count: u32 },
-    Input { host: u32, input: Box<Input> },
-    Dialled { from: u32, to: u32 },
-    Announced { host: u32, tracker: u32 },
+    Have {
+        lane: u32,
+        first: u32,
+        count: u32,
+    },
+    Input {
+        host: u32,
+        input: Box<Input>,
+    },
+    Dialled {
+        from: u32,
+        to: u32,
+    },
+    Announced {
+        host: u32,
+        tracker: u32,
+    },
     Fault(u32),
     Join(u32),
     Leave(u32),
