@@ -303,8 +303,7 @@ fn change_under_a_seed(change: impl Fn(&Path)) -> String {
 
 #[test]
 fn a_file_that_is_cut_short_while_it_is_seeded_harms_nobody() {
-    let said =
-        change_under_a_seed(|path| fs::File::options().write(true).open(path).unwrap().set_len(100).unwrap());
+    let said = change_under_a_seed(|path| fs::File::options().write(true).open(path).unwrap().set_len(100).unwrap());
     assert!(!said.contains("failed verification"), "{said}");
 }
 

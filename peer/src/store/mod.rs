@@ -32,7 +32,7 @@ mod stamp;
 mod verify;
 mod walk;
 
-pub use completion::recorded;
+pub use completion::{Recorded, recorded};
 pub use download::{Download, DownloadOptions, Existing, Opened, SyncMode, missing_bytes, read_journal_manifest};
 pub use layout::{Span, spans};
 pub use memory::MemorySource;

@@ -462,14 +462,11 @@ fn edited_since(manifest: &Manifest, tree: &Tree, journal: &Path) -> bool {
     times.any(|mtime| mtime.saturating_sub(last) > LATE_NS)
 }
 
-/// The manifest and the addresses that an unfinished fetch to `out` left behind, so that it can go on though the host
-/// of its link is gone.
+/// The manifest that an unfinished fetch to `out` left behind, so that it can go on though the host of its link is gone.
 #[must_use]
-pub fn read_journal_manifest(out: &Path) -> Option<(Manifest, Vec<SocketAddr>)> {
-    place::Place::journals(out).iter().find_map(|path| {
-        let loaded = super::journal::load(&File::open(path).ok()?, None)?;
-        Some((loaded.manifest, loaded.peers))
-    })
+pub fn read_journal_manifest(out: &Path) -> Option<Manifest> {
+    let load = |path: &PathBuf| Some(super::journal::load(&File::open(path).ok()?, None)?.manifest);
+    place::Place::journals(out).iter().find_map(load)
 }
 
 /// Bytes that a fetch to `out` would still ask for, as far as records and journals tell without reading content.
