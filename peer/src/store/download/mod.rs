@@ -23,6 +23,7 @@ use super::source::{gone_or, read_spans};
 use super::{Extent, ReadError, Source, Stamp, no_such_block, platform};
 use crate::failure::{Failure, FailureKind};
 use place::Place;
+use shoal_protocol::geometry::Piece;
 use shoal_protocol::manifest::Kind;
 use shoal_protocol::message::Block;
 use shoal_protocol::tree::root_of;
@@ -435,6 +436,13 @@ impl Source for Download {
             Ok(Extent { file: self.verified_file(span.entry)?, offset: span.offset, length: span.length })
         };
         self.verified_spans(block)?.iter().map(extent).collect()
+    }
+
+    fn is_open(&self, block: Block) -> bool {
+        match self.manifest.geometry().piece(block.piece) {
+            Some(Piece::Subtree { entry, .. }) => self.tree.is_open(entry),
+            _ => false,
+        }
     }
 
     fn read(&self, block: Block, out: &mut [u8]) -> Result<(), ReadError> {
