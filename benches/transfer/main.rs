@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what measurements are for")]
 
 mod cost;
+mod floor;
 mod report;
 mod rivals;
 mod shoal;
@@ -78,11 +79,15 @@ fn measure(args: &Args) -> Result<()> {
     if free < room {
         return Err(format!("{} has {free} of the {room} bytes that source and copies need", args.dir.display()));
     }
-    let peer = shoal::binary(args.peer.as_deref())?;
+    let peer = match &args.peer {
+        Some(path) => std::path::absolute(path).map_err(|error| error.to_string())?,
+        None => benches::program("peer", "shoal-peer")?,
+    };
     let _control = args.cc.as_deref().map(cost::CongestionControl::set).transpose()?;
     report::conditions(args, &peer);
     let source = prepare(dir.path(), args)?;
     let mut systems: Vec<Box<dyn System>> = vec![Box::new(shoal::Shoal::start(&peer, &source, dir.path())?)];
+    systems.push(Box::new(floor::Floor::find()?));
     for rival in [rivals::Http::start(&source, dir.path(), false), rivals::Http::start(&source, dir.path(), true)] {
         match rival? {
             Ok(rival) => systems.push(Box::new(rival)),

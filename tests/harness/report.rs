@@ -49,7 +49,9 @@ pub struct Report {
     pub convicted: Vec<(usize, usize, bool)>,
     /// Connections that were ended because one side broke the protocol.
     pub protocol_errors: u64,
-    /// Bytes of the swarm's state, mean over the hosts at the end: an estimate.
+    /// Seconds until the last of those was complete who were there from the beginning and were not made to fail.
+    pub last_staying: f64,
+    /// Bytes of the swarm's state, mean over the hosts when the first one completed: an estimate.
     pub state_bytes: u64,
     /// When the last event happened.
     pub ended: Time,
@@ -121,13 +123,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: last {:.2} s, bound {:.2} s, ratio {:.3}, each by its own bound {:.3}, p50 {:.2} s, p99 {:.2} s, first piece p50 \
+            "{}: last {:.2} s, bound {:.2} s, ratio {:.3}, of those who stayed {:.3}, each by its own bound {:.3}, p50 {:.2} s, p99 {:.2} s, first piece p50 \
              {:.2} s last {:.2} s, origin copies {:.3}, wasted {:.2} %, {} control frames ({:.0} a peer), {} blocks, {} KiB of \
              state a peer, uplinks used by tenths of the time {:?} %, {} events, {} bad pieces, complete: {} ({} finished), trace {:016x}",
             self.world,
             self.last(),
             self.bound,
             self.ratio(),
+            self.last_staying / self.bound,
             self.worst_own_ratio(),
             self.percentile(0.5),
             self.percentile(0.99),

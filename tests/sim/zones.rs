@@ -72,7 +72,6 @@ fn worst_with(fault: Fault) -> f64 {
         let world = two_zones(small(seed), 3, 4).fault(When::At(Time(400_000)), 4, fault);
         let report = world.optional(4).run();
         must_complete(&report);
-        println!("{report}");
         worst = worst.max(report.last());
     }
     worst

@@ -39,8 +39,10 @@ pub struct AddressBook {
     /// The addresses that lead to each connected peer.
     by_conn: BTreeMap<ConnId, Vec<SocketAddr>>,
     dialing: usize,
-    /// Nobody is to be dialled before, unless something changes: a look at all addresses would find none.
+    /// Nobody is to be dialled before, unless something changes: a look at all addresses would find none. Said for a seed
+    /// or for who is none.
     quiet_until: Time,
+    quiet_for_seed: bool,
 }
 
 impl AddressBook {
@@ -148,7 +150,7 @@ impl AddressBook {
     /// Whom to dial now, at most `room` of them. A seed has no use for seeds.
     pub fn dials(&mut self, now: Time, room: usize, we_are_seed: bool, rng: &mut Prng) -> Vec<SocketAddr> {
         let room = room.min(DIALS_MAX.saturating_sub(self.dialing));
-        if room == 0 || now < self.quiet_until {
+        if room == 0 || (now < self.quiet_until && self.quiet_for_seed == we_are_seed) {
             return Vec::new();
         }
         let due = |k: &Known| k.conn.is_none() && !k.dialing && k.next <= now && !(we_are_seed && k.seed);
@@ -161,6 +163,7 @@ impl AddressBook {
         list.truncate(room);
         if list.is_empty() {
             self.quiet_until = self.next_due(we_are_seed).unwrap_or(Time::NEVER);
+            self.quiet_for_seed = we_are_seed;
         }
         for addr in &list {
             if let Some(known) = self.known.get_mut(addr) {

@@ -253,6 +253,9 @@ impl World {
                 self.report.convicted.push((who, host, barred));
             }
             Output::Complete => {
+                if self.report.state_bytes == 0 {
+                    self.report.state_bytes = self.mean_state();
+                }
                 if self.hosts[host].finished.replace(self.now).is_none() {
                     self.pending -= usize::from(self.hosts[host].must_complete);
                     if self.plans[host].joins.is_none() && self.wave > 0 {
@@ -267,12 +270,19 @@ impl World {
         }
     }
 
+    fn mean_state(&self) -> u64 {
+        let each: Vec<usize> = self.hosts.iter().filter_map(|h| h.swarm.as_ref()).map(|s| s.state_bytes()).collect();
+        each.iter().sum::<usize>() as u64 / each.len().max(1) as u64
+    }
+
     pub(super) fn conclude(mut self) -> Report {
         let (mut wasted, mut downloaded) = ([0_u64; CAUSES], 0);
         let hosts = std::mem::take(&mut self.hosts);
-        let (mut state, mut living) = (0, 0);
         for host in &hosts {
             self.report.finished.push(host.finished);
+            if let Some(at) = host.finished.filter(|_| host.must_complete) {
+                self.report.last_staying = self.report.last_staying.max(at.0 as f64 / 1e6);
+            }
             if let Some(at) = host.finished {
                 self.report.seconds.push(at.since(host.joined).as_secs_f64());
             }
@@ -280,8 +290,6 @@ impl World {
                 self.report.first_piece.push(at.since(host.joined).as_secs_f64());
             }
             if let Some(swarm) = &host.swarm {
-                state += swarm.state_bytes() as u64;
-                living += 1;
                 let causes = swarm.counters().waste.by_cause();
                 wasted.iter_mut().zip(causes).for_each(|(all, own)| *all += own);
                 downloaded += swarm.counters().downloaded;
@@ -295,7 +303,6 @@ impl World {
         self.report.first_piece.sort_by(f64::total_cmp);
         self.report.origin_copies = self.report.origin_bytes as f64 / self.geometry.bytes() as f64;
         self.report.crossed = self.zones.crossed as f64 / self.geometry.bytes() as f64;
-        self.report.state_bytes = state / u64::max(living, 1);
         self.report
     }
 }
