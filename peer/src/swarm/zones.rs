@@ -152,7 +152,8 @@ impl Zones {
 /// The place of a peer for a piece: the largest owns it.
 fn place(peer: &PeerId, piece: u32) -> u64 {
     let name = u128::from_le_bytes(peer.0);
-    let mixed = (name as u64 ^ (name >> 64) as u64 ^ u64::from(piece)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let halves = (name as u64).wrapping_mul(0xff51_afd7_ed55_8ccd) ^ (name >> 64) as u64;
+    let mixed = (halves ^ halves >> 31 ^ u64::from(piece)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mixed = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed ^ mixed >> 32
 }
