@@ -4,7 +4,7 @@
 //! at its receiver as early as possible and can be passed on; a turn lasts until its piece is sent. More open while those
 //! that are open don't move (a slow or dead receiver must not stop the others). Who gets a turn: the least complete asker,
 //! as it is the one that the end of the whole swarm waits for; among equals the one who waits longest; before all of them
-//! whoever waits for more than [`STARVED`]; and before these whoever has part of a piece from us ([`continuing_asker`]): with
+//! whoever waits for more than [`STARVED`]; and before these whoever has part of a piece from us ([`Turns::continuing_asker`]): with
 //! 100 hosts, 200 pieces of 1 MiB, 100 Mbit/s and 20 ms the first piece came after 1.5 s instead of 4.5 (median), the last
 //! host was done at 1.18 instead of 1.35 times the bound, and the origin sent 1.15 instead of 1.32 copies. Stars with pieces
 //! of one block are not changed by it.
