@@ -3,11 +3,16 @@
 //! Method, machine and how to read the output: `README.md` beside this file.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what measurements are for")]
 
+pub mod cost;
+
 use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+/// What goes wrong is said and ends the measurement.
+pub type Result<T> = std::result::Result<T, String>;
 
 /// Before anything is counted: caches, page tables, the processor's clock.
 const WARM_UP: Duration = Duration::from_millis(200);
@@ -80,7 +85,7 @@ pub fn fill(seed: u64, out: &mut [u8]) {
 ///
 /// # Errors
 /// When it is neither.
-pub fn program(name: &str, package: &str) -> Result<PathBuf, String> {
+pub fn program(name: &str, package: &str) -> Result<PathBuf> {
     let here = std::env::current_exe().map_err(|error| error.to_string())?;
     let path = here.with_file_name(name);
     // Under `cargo run` the program may be missing or old, as cargo builds only what it runs.

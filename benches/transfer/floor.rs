@@ -1,7 +1,7 @@
 //! The floor program beside this one: what a transfer costs when nothing is left that could be left out.
 
-use crate::cost::{Cost, Whole, count, run};
 use crate::{Result, Source, System};
+use benches::cost::{Cost, Whole, count, run};
 use benches::program;
 use std::path::PathBuf;
 use std::process::Command;

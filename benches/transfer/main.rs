@@ -4,7 +4,6 @@
 //! `cargo run --release -p benches --bin transfer -- --help`; the method is described in `benches/README.md`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what measurements are for")]
 
-mod cost;
 mod floor;
 mod report;
 mod rivals;
@@ -17,8 +16,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// What goes wrong is said and ends the measurement.
-type Result<T> = std::result::Result<T, String>;
+use benches::{Result, cost};
 
 /// Times a whole transfer over loopback, Shoal beside its rivals, in alternated rounds.
 #[derive(Debug, Parser)]

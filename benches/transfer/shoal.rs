@@ -1,7 +1,7 @@
 //! Shoal as anyone would run it: `peer seed` once, `peer fetch` for each copy.
 
-use crate::cost::{Cost, Running, Whole, count, run};
 use crate::{Result, Source, System};
+use benches::cost::{Cost, Running, Whole, count, run};
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};

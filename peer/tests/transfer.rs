@@ -147,8 +147,10 @@ fn a_complete_target_is_answered_without_any_network() {
     // Port 1 of the range is taken by this test: a fetch that opened its port would fail.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = taken.local_addr().unwrap().to_string();
-    let done = world.run(&["fetch", "m", "-o", "out", "--listen", &listen]).ok();
-    assert!(done["changed"] == false && done["downloaded"] == 0, "{done}");
+    for more in [&[][..], &["--seed-for", "0s"], &["--seed-for", "1h", "--no-upload"]] {
+        let done = world.run(&[&["fetch", "m", "-o", "out", "--listen", &listen], more].concat()).ok();
+        assert!(done["changed"] == false && done["downloaded"] == 0, "{done}");
+    }
 }
 
 #[test]

@@ -106,7 +106,7 @@ pub(super) async fn run(args: FetchArgs, context: Context) -> Result<Outcome, Fa
             if let Some(engine) = engine {
                 engine.shutdown().await;
             }
-            let contacts = match args.seed_for {
+            let contacts = match args.serves_again() {
                 Some(_) => Contacts::look_up(&spec, &search, manifest.hints(), giver).await,
                 None => Contacts::default(),
             };
@@ -160,7 +160,7 @@ fn already_complete(path: &Path, bytes: u64, output: &Output) {
 async fn held(args: &FetchArgs, spec: &Spec, here: &Path) -> Option<Held> {
     let Spec::Url(url) = spec else { return None };
     let id = url.content_id().or(args.id).filter(|id| args.id.is_none_or(|pinned| pinned == *id))?;
-    if args.dry_run || (args.seed_for.is_some() && !args.no_upload) {
+    if args.dry_run || args.serves_again().is_some() {
         return None;
     }
     let (out, dir) = (args.output.clone(), args.into.clone().unwrap_or_else(|| here.to_owned()));
@@ -291,7 +291,7 @@ impl Job<'_> {
         already_complete(&self.out, self.manifest.bytes(), output);
         let mut result = self.result(&Stats::default(), false);
         output.record("complete", &result);
-        if let (Some(seed_for), false) = (self.args.seed_for, self.args.no_upload) {
+        if let Some(seed_for) = self.args.serves_again() {
             if self.args.background {
                 background::start(&self.manifest, &path, &trackers, seed_for, &self.args.net, output).await?;
             } else {
