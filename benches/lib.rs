@@ -3,9 +3,16 @@
 //! Method, machine and how to read the output: `README.md` beside this file.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what measurements are for")]
 
+pub mod cost;
+
 use serde_json::json;
 use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
+
+/// What goes wrong is said and ends the measurement.
+pub type Result<T> = std::result::Result<T, String>;
 
 /// Before anything is counted: caches, page tables, the processor's clock.
 const WARM_UP: Duration = Duration::from_millis(200);
@@ -72,6 +79,25 @@ pub fn fill(seed: u64, out: &mut [u8]) {
         let bytes = (z ^ (z >> 31)).to_le_bytes();
         chunk.copy_from_slice(&bytes[..chunk.len()]);
     }
+}
+
+/// A program of this workspace, built in the release profile now or found beside this one.
+///
+/// # Errors
+/// When it is neither.
+pub fn program(name: &str, package: &str) -> Result<PathBuf> {
+    let here = std::env::current_exe().map_err(|error| error.to_string())?;
+    let path = here.with_file_name(name);
+    // Under `cargo run` the program may be missing or old, as cargo builds only what it runs.
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--release", "--locked", "-p", package, "--bin", name]);
+        let status = build.status().map_err(|error| format!("can't run cargo: {error}"))?;
+        if !status.success() {
+            return Err(format!("{name} doesn't build"));
+        }
+    }
+    if path.is_file() { Ok(path) } else { Err(format!("no {name} at {}", path.display())) }
 }
 
 /// What the figures were measured on.

@@ -4,7 +4,7 @@
 //! `cargo run --release -p benches --bin transfer -- --help`; the method is described in `benches/README.md`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what measurements are for")]
 
-mod cost;
+mod floor;
 mod report;
 mod rivals;
 mod shoal;
@@ -16,8 +16,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// What goes wrong is said and ends the measurement.
-type Result<T> = std::result::Result<T, String>;
+use benches::{Result, cost};
 
 /// Times a whole transfer over loopback, Shoal beside its rivals, in alternated rounds.
 #[derive(Debug, Parser)]
@@ -78,11 +77,15 @@ fn measure(args: &Args) -> Result<()> {
     if free < room {
         return Err(format!("{} has {free} of the {room} bytes that source and copies need", args.dir.display()));
     }
-    let peer = shoal::binary(args.peer.as_deref())?;
+    let peer = match &args.peer {
+        Some(path) => std::path::absolute(path).map_err(|error| error.to_string())?,
+        None => benches::program("peer", "shoal-peer")?,
+    };
     let _control = args.cc.as_deref().map(cost::CongestionControl::set).transpose()?;
     report::conditions(args, &peer);
     let source = prepare(dir.path(), args)?;
     let mut systems: Vec<Box<dyn System>> = vec![Box::new(shoal::Shoal::start(&peer, &source, dir.path())?)];
+    systems.push(Box::new(floor::Floor::find()?));
     for rival in [rivals::Http::start(&source, dir.path(), false), rivals::Http::start(&source, dir.path(), true)] {
         match rival? {
             Ok(rival) => systems.push(Box::new(rival)),

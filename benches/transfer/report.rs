@@ -1,9 +1,9 @@
 //! What is printed: the conditions, each run, and what the runs come to.
 
 use crate::Args;
-use crate::cost::{CongestionControl, Cost};
 use crate::rivals::version;
 use benches::Machine;
+use benches::cost::{CongestionControl, Cost};
 use serde_json::json;
 use std::path::Path;
 use std::process::Command;

@@ -1,7 +1,7 @@
 //! What people use today: a web server and a client for it, with or without a look at what came.
 
-use crate::cost::{Cost, Running, Whole, children, count, run};
 use crate::{Result, Source, System};
+use benches::cost::{Cost, Running, Whole, children, count, run};
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

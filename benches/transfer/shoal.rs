@@ -1,7 +1,7 @@
 //! Shoal as anyone would run it: `peer seed` once, `peer fetch` for each copy.
 
-use crate::cost::{Cost, Running, Whole, count, run};
 use crate::{Result, Source, System};
+use benches::cost::{Cost, Running, Whole, count, run};
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -10,25 +10,6 @@ use std::process::{ChildStdout, Command, Stdio};
 /// Part of the record that a fetch prints once everything is verified, flushed and under its final name. After that it
 /// may stay a while to serve others.
 const COMPLETE: &str = r#""type":"complete""#;
-
-/// The program to measure: the one named, or what cargo builds now, or what lies beside this program.
-pub(crate) fn binary(named: Option<&Path>) -> Result<PathBuf> {
-    if let Some(path) = named {
-        return std::path::absolute(path).map_err(|error| error.to_string());
-    }
-    let here = std::env::current_exe().map_err(|error| error.to_string())?;
-    let path = here.with_file_name("peer");
-    // Under `cargo run` the program may be missing or old, as cargo builds only what it runs.
-    if let Some(cargo) = std::env::var_os("CARGO") {
-        let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--release", "--locked", "-p", "shoal-peer", "--bin", "peer"]);
-        let status = build.status().map_err(|error| format!("can't run cargo: {error}"))?;
-        if !status.success() {
-            return Err("the peer doesn't build".to_owned());
-        }
-    }
-    if path.is_file() { Ok(path) } else { Err(format!("no peer at {}; name it with --peer", path.display())) }
-}
 
 /// A seed that serves the source.
 pub(crate) struct Shoal {

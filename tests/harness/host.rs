@@ -1,7 +1,7 @@
 //! A model host: one swarm, and the disk and links that its outputs work on.
 
 use crate::link::{Downlink, Uplink};
-use shoal_peer::swarm::{ConnId, Outcome, Swarm, Time};
+use shoal_peer::swarm::{Outcome, Swarm, Time};
 use shoal_protocol::message::{Block, RejectReason};
 use shoal_protocol::{Geometry, Hash, PeerId};
 use std::collections::{BTreeMap, VecDeque};
@@ -43,8 +43,6 @@ pub struct Host {
     pub vices: Vices,
     /// It leaves this long after it completed.
     pub leaves_after: Option<u64>,
-    /// Its connections: the other end's lane and host, by name of the connection.
-    pub conns: BTreeMap<ConnId, Conn>,
     /// What it sends through.
     pub up: Uplink,
     /// What it receives through.
@@ -53,17 +51,6 @@ pub struct Host {
     pub timer: Time,
     /// Its disk.
     pub disk: Disk,
-}
-
-/// One end of a connection.
-#[derive(Debug, Clone, Copy)]
-pub struct Conn {
-    /// The lane that it sends on.
-    pub lane: usize,
-    /// The other host.
-    pub other: usize,
-    /// What the other end calls the connection.
-    pub theirs: ConnId,
 }
 
 impl Host {

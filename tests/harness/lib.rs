@@ -5,7 +5,7 @@
 //! [`Report::trace`] is a hash over all that happened, so two runs can be compared. Payload is modelled as one flag a
 //! block, good or bad, and a piece verifies only if all its blocks are good.
 //!
-//! [`world`] builds and runs, [`link`] moves bytes, [`host`] is what one machine does with its swarm's outputs,
+//! [`world`] builds and runs, [`queue`] says what is due, [`link`] moves bytes, [`host`] is what one machine does with its swarm's outputs,
 //! [`faults`] says what goes wrong and when, [`report`] is what came of it.
 
 pub mod evil;
@@ -16,6 +16,7 @@ pub mod link;
 pub mod loopback;
 #[cfg(target_os = "linux")]
 pub mod netns;
+pub mod queue;
 pub mod report;
 pub mod world;
 

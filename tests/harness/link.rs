@@ -54,27 +54,22 @@ pub struct Slice {
     pub payload: Vec<Payload>,
 }
 
-/// One direction of a connection.
+/// One direction of a connection. The lanes of a connection are neighbours, the one of who dialled first, and each end
+/// calls the connection by the number of the lane that it sends on, plus one.
 #[derive(Debug, Clone)]
 pub struct Lane {
-    /// Who sends.
-    pub from: usize,
-    /// Who receives.
-    pub to: usize,
-    /// What the sender calls the connection.
-    pub from_conn: ConnId,
-    /// What the receiver calls it.
-    pub to_conn: ConnId,
+    from: u32,
+    to: u32,
     /// The connection stands.
     pub open: bool,
+    /// It waits for its turn at the uplink.
+    pub queued: bool,
     /// What waits.
     pub queue: VecDeque<Item>,
     /// Bytes that may be under way.
     pub window: u64,
     /// Bytes sent and not received.
     pub in_flight: u64,
-    /// It waits for its turn at the uplink.
-    pub queued: bool,
     /// Nothing arrives before what was sent earlier.
     pub last_arrival: Time,
 }
@@ -82,19 +77,47 @@ pub struct Lane {
 impl Lane {
     /// An empty lane.
     #[must_use]
-    pub fn new(from: (usize, ConnId), to: (usize, ConnId), window: u64) -> Self {
+    pub fn new(from: usize, to: usize, window: u64) -> Self {
         Self {
-            from: from.0,
-            to: to.0,
-            from_conn: from.1,
-            to_conn: to.1,
+            from: from as u32,
+            to: to as u32,
             open: true,
+            queued: false,
             queue: VecDeque::new(),
             window: window.max(IN_FLIGHT),
             in_flight: 0,
-            queued: false,
             last_arrival: Time(0),
         }
+    }
+
+    /// The host that sends.
+    #[must_use]
+    pub fn from(&self) -> usize {
+        self.from as usize
+    }
+
+    /// The host that receives.
+    #[must_use]
+    pub fn to(&self) -> usize {
+        self.to as usize
+    }
+
+    /// What the sender of a lane calls the connection.
+    #[must_use]
+    pub fn sender_name(lane: usize) -> ConnId {
+        lane as ConnId + 1
+    }
+
+    /// What the receiver of a lane calls the connection.
+    #[must_use]
+    pub fn receiver_name(lane: usize) -> ConnId {
+        Self::sender_name(lane ^ 1)
+    }
+
+    /// The lane that somebody sends on who calls the connection so.
+    #[must_use]
+    pub fn of(conn: ConnId) -> usize {
+        conn as usize - 1
     }
 
     /// Whether its turn at the uplink would bring anything.
@@ -154,7 +177,7 @@ pub struct Uplink {
     /// Lanes that have something to send.
     pub ring: VecDeque<usize>,
     /// What is being sent.
-    pub busy: Option<(usize, Slice)>,
+    pub busy: Option<(usize, Box<Slice>)>,
     /// Bytes of control frames that passed by the ring: they delay the next slice.
     pub debt: u64,
 }

@@ -1,6 +1,7 @@
 //! What came of a run.
 
 use shoal_peer::swarm::Time;
+use shoal_peer::swarm::waste::CAUSES;
 use std::fmt;
 
 /// The outcome of one world.
@@ -26,8 +27,16 @@ pub struct Report {
     pub origin_copies: f64,
     /// The same in bytes.
     pub origin_bytes: u64,
+    /// Copies that crossed into zones behind thin links, with all that goes with them.
+    pub crossed: f64,
     /// Bytes received for nothing, as a fraction of all payload received.
     pub wasted: f64,
+    /// The same by cause, in the order of [`shoal_peer::swarm::waste::Cause`].
+    pub waste: [f64; CAUSES],
+    /// Payload bytes that left all uplinks in each second.
+    pub sent: Vec<u64>,
+    /// What all uplinks could send in a second, bytes.
+    pub uplinks: f64,
     /// Control frames sent.
     pub messages: u64,
     /// Blocks sent.
@@ -40,7 +49,9 @@ pub struct Report {
     pub convicted: Vec<(usize, usize, bool)>,
     /// Connections that were ended because one side broke the protocol.
     pub protocol_errors: u64,
-    /// Bytes of the swarm's state, mean over the hosts at the end: an estimate.
+    /// Seconds until the last of those was complete who were there from the beginning and were not made to fail.
+    pub last_staying: f64,
+    /// Bytes of the swarm's state, mean over the hosts when the first one completed: an estimate.
     pub state_bytes: u64,
     /// When the last event happened.
     pub ended: Time,
@@ -88,6 +99,21 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Which part of all uplinks was used in each tenth of the time until the last completion, in percent.
+    #[must_use]
+    pub fn use_by_tenth(&self) -> [u32; 10] {
+        let tenth = self.last() / 10.0;
+        std::array::from_fn(|n| {
+            let (from, to) = (n as f64 * tenth, (n + 1) as f64 * tenth);
+            let part = |s: usize| ((s + 1) as f64).min(to) - (s as f64).max(from);
+            let bytes =
+                (from as usize..=to as usize).map(|s| self.sent.get(s).map_or(0.0, |b| *b as f64 * part(s).max(0.0)));
+            (100.0 * bytes.sum::<f64>() / (self.uplinks * tenth)).round() as u32
+        })
+    }
+}
+
 fn at_fraction(sorted: &[f64], fraction: f64) -> f64 {
     let at = ((sorted.len() as f64 * fraction).ceil() as usize).saturating_sub(1);
     sorted.get(at).copied().unwrap_or(f64::NAN)
@@ -97,13 +123,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: last {:.2} s, bound {:.2} s, ratio {:.3}, each by its own bound {:.3}, p50 {:.2} s, p99 {:.2} s, first piece p50 \
+            "{}: last {:.2} s, bound {:.2} s, ratio {:.3}, of those who stayed {:.3}, each by its own bound {:.3}, p50 {:.2} s, p99 {:.2} s, first piece p50 \
              {:.2} s last {:.2} s, origin copies {:.3}, wasted {:.2} %, {} control frames ({:.0} a peer), {} blocks, {} KiB of \
-             state a peer, {} events, {} bad pieces, complete: {} ({} finished), trace {:016x}",
+             state a peer, uplinks used by tenths of the time {:?} %, {} events, {} bad pieces, complete: {} ({} finished), trace {:016x}",
             self.world,
             self.last(),
             self.bound,
             self.ratio(),
+            self.last_staying / self.bound,
             self.worst_own_ratio(),
             self.percentile(0.5),
             self.percentile(0.99),
@@ -115,12 +142,20 @@ impl fmt::Display for Report {
             self.messages_per_peer(),
             self.blocks,
             self.state_bytes >> 10,
+            self.use_by_tenth(),
             self.events,
             self.bad_pieces,
             self.complete,
             self.finished.iter().flatten().count(),
             self.trace,
         )?;
+        if self.wasted > 0.0 {
+            let percent = self.waste.map(|part| (part * 1e4).round() / 1e2);
+            write!(f, ", wasted by cause (beaten, overdue, assigned, needless, stray, bad) {percent:?} %")?;
+        }
+        if self.crossed > 0.0 {
+            write!(f, ", crossed {:.3}", self.crossed)?;
+        }
         if self.join_bound > 0.0 {
             write!(f, ", by the bound at the last joining {:.3}", self.last() / self.join_bound)?;
         }

@@ -3,16 +3,17 @@
 mod hosts;
 mod network;
 mod tracker;
+mod zones;
 
 use crate::faults::{Fault, When};
 use crate::host::{Disk, Host, Vices};
 use crate::link::{Downlink, Lane, SLICE, Slice, Uplink};
+use crate::queue::Queue;
 use crate::report::Report;
 use shoal_peer::swarm::prng::Prng;
-use shoal_peer::swarm::{ConnId, Input, Output, Time};
+use shoal_peer::swarm::{Input, Output, Time};
 use shoal_protocol::{Geometry, Hash, Message, PeerId, tree};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -25,40 +26,50 @@ const EVENTS_PER_BLOCK: u64 = 400;
 /// How long a world goes on after the last one completed.
 const LINGER_US: u64 = 50_000;
 
+/// Kept small: millions of them wait at once.
 #[derive(Debug)]
 enum Event {
-    Timer(usize),
-    UplinkFree(usize),
-    Deliver { lane: usize, slice: Slice },
-    Frame { lane: usize, message: Box<Message> },
-    Input { host: usize, input: Box<Input> },
-    Dialled { from: usize, addr: SocketAddr },
-    Announced { host: usize, tracker: usize },
-    Fault(usize),
-    Leave(usize),
-}
-
-#[derive(Debug)]
-struct Due {
-    at: Time,
-    seq: u64,
-    event: Event,
-}
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.seq == other.seq
-    }
-}
-impl Eq for Due {}
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.seq).cmp(&(other.at, other.seq))
-    }
+    Timer(u32),
+    UplinkFree(u32),
+    Deliver {
+        lane: u32,
+        slice: Box<Slice>,
+    },
+    Frame {
+        lane: u32,
+        message: Box<Message>,
+    },
+    /// Most frames are of this kind: one range of pieces.
+    Have {
+        lane: u32,
+        first: u32,
+        count: u32,
+    },
+    Input {
+        host: u32,
+        input: Box<Input>,
+    },
+    Dialled {
+        from: u32,
+        to: u32,
+    },
+    Announced {
+        host: u32,
+        tracker: u32,
+    },
+    Fault(u32),
+    Join(u32),
+    Leave(u32),
+    /// A zone's link has room.
+    Link {
+        zone: u32,
+        direction: u32,
+    },
+    /// A slice has passed a zone's link.
+    Crossed {
+        lane: u32,
+        slice: Box<Slice>,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -88,16 +99,14 @@ pub struct World {
     check: bool,
     horizon: Time,
     plans: Vec<Plan>,
+    zones: zones::Zones,
     faults: Vec<(When, usize, Fault)>,
     optional: Vec<usize>,
     // Running.
     now: Time,
-    seq: u64,
-    due: BinaryHeap<Reverse<Due>>,
+    due: Queue<Event>,
     hosts: Vec<Host>,
     lanes: Vec<Lane>,
-    next_conn: ConnId,
-    by_addr: BTreeMap<SocketAddr, usize>,
     tracker: tracker::Tracker,
     geometry: Arc<Geometry>,
     cvs: Vec<Hash>,
@@ -139,15 +148,13 @@ impl World {
             check: false,
             horizon: HORIZON,
             plans: Vec::new(),
+            zones: zones::Zones::default(),
             faults: Vec::new(),
             optional: Vec::new(),
             now: Time(0),
-            seq: 0,
-            due: BinaryHeap::new(),
+            due: Queue::default(),
             hosts: Vec::new(),
             lanes: Vec::new(),
-            next_conn: 1,
-            by_addr: BTreeMap::new(),
             tracker: tracker::Tracker::new(seed),
             geometry: Arc::new(Geometry::new(64 << 10, std::iter::empty()).expect("no pieces")),
             cvs: Vec::new(),
@@ -286,6 +293,7 @@ impl World {
 
     fn host(mut self, plan: Plan) -> Self {
         self.plans.push(plan);
+        self.zones.host();
         self
     }
 
@@ -310,13 +318,13 @@ impl World {
         let blocks = self.geometry.bytes() / u64::from(shoal_protocol::limits::BLOCK_BYTES) + u64::from(self.pieces);
         let most = EVENTS_MAX.max(EVENTS_PER_BLOCK * blocks * self.hosts.len() as u64);
         let mut over = None;
-        while let Some(Reverse(due)) = self.due.pop() {
-            if due.at > self.horizon || self.report.events >= most {
+        while let Some((at, event)) = self.due.pop() {
+            if at > self.horizon || self.report.events >= most {
                 break;
             }
-            self.now = due.at;
+            self.now = at;
             self.report.events += 1;
-            self.happen(due.event);
+            self.happen(event);
             // What was learnt with the last piece, such as whose blocks were bad, is still said.
             if over.is_none() && self.pending == 0 {
                 over = Some(Time(self.now.0 + LINGER_US));
@@ -347,13 +355,10 @@ impl World {
         for (n, plan) in self.plans.clone().into_iter().enumerate() {
             let mut peer = [0; 16];
             peer.chunks_mut(8).for_each(|c| c.copy_from_slice(&self.rng.next().to_le_bytes()));
-            let ip = IpAddr::V4(Ipv4Addr::new(10, (n >> 16) as u8, (n >> 8) as u8, n as u8));
-            let addr = SocketAddr::new(ip, 7171);
-            self.by_addr.insert(addr, n);
             self.hosts.push(Host {
                 swarm: None,
                 peer: PeerId(peer),
-                addr,
+                addr: addr_of(n),
                 origin: plan.origin,
                 must_complete: !plan.complete,
                 joined: plan.joins.unwrap_or(Time::NEVER),
@@ -362,7 +367,6 @@ impl World {
                 stalled: false,
                 vices: Vices::default(),
                 leaves_after: plan.leaves_after,
-                conns: BTreeMap::new(),
                 up: Uplink { rate: plan.up, ring: VecDeque::new(), busy: None, debt: 0 },
                 down: Downlink { rate: plan.down, free: Time(0) },
                 timer: Time::NEVER,
@@ -385,13 +389,13 @@ impl World {
             let jitter = self.rng.below(20_000) as u64;
             let joins = self.hosts[host].joined;
             if joins < Time::NEVER {
-                self.push(Time(joins.0 + jitter), Event::Fault(usize::MAX - host));
+                self.push(Time(joins.0 + jitter), Event::Join(host as u32));
             }
         }
         self.next_wave();
         for (n, (when, ..)) in faults.iter().enumerate() {
             match when {
-                When::At(at) => self.push(*at, Event::Fault(n)),
+                When::At(at) => self.push(*at, Event::Fault(n as u32)),
                 _ => self.conditional.push(n),
             }
         }
@@ -404,7 +408,9 @@ impl World {
         let source: f64 = seeds.iter().map(|p| p.up).sum();
         let all: f64 = source + wanting.iter().map(|p| p.up).sum::<f64>();
         let slowest = wanting.iter().map(|p| p.down).fold(f64::INFINITY, f64::min);
-        self.report.bound = (size / source).max(size / slowest).max(wanting.len() as f64 * size / all);
+        let bound = (size / source).max(size / slowest).max(wanting.len() as f64 * size / all);
+        self.report.uplinks = all;
+        self.report.bound = bound.max(self.bound_of_zones(size));
         self.report.own_bounds = self
             .plans
             .iter()
@@ -431,8 +437,7 @@ impl World {
     }
 
     fn push(&mut self, at: Time, event: Event) {
-        self.seq += 1;
-        self.due.push(Reverse(Due { at, seq: self.seq, event }));
+        self.due.push(at, event);
     }
 
     fn after(&mut self, us: u64, event: Event) {
@@ -445,22 +450,29 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         let code = match &event {
-            Event::Timer(h) => 1 << 32 | *h as u64,
-            Event::UplinkFree(h) => 2 << 32 | *h as u64,
-            Event::Frame { lane, .. } => 3 << 32 | *lane as u64,
-            Event::Deliver { lane, slice } => 4 << 32 | (*lane as u64) << 8 | slice.payload.len() as u64,
-            Event::Input { host, .. } => 5 << 32 | *host as u64,
-            Event::Dialled { from, .. } => 6 << 32 | *from as u64,
-            Event::Announced { host, .. } => 7 << 32 | *host as u64,
-            Event::Fault(n) => 8 << 32 | (*n as u64 & 0xffff_ffff),
-            Event::Leave(h) => 9 << 32 | *h as u64,
+            Event::Timer(h) => 1 << 32 | u64::from(*h),
+            Event::UplinkFree(h) => 2 << 32 | u64::from(*h),
+            Event::Frame { lane, .. } => 3 << 32 | u64::from(*lane),
+            Event::Deliver { lane, slice } => 4 << 32 | u64::from(*lane) << 8 | slice.payload.len() as u64,
+            Event::Input { host, .. } => 5 << 32 | u64::from(*host),
+            Event::Dialled { from, .. } => 6 << 32 | u64::from(*from),
+            Event::Announced { host, .. } => 7 << 32 | u64::from(*host),
+            Event::Fault(n) => 8 << 32 | u64::from(*n),
+            Event::Leave(h) => 9 << 32 | u64::from(*h),
+            Event::Join(h) => 10 << 32 | u64::from(*h),
+            Event::Link { zone, .. } => 12 << 32 | u64::from(*zone),
+            Event::Crossed { lane, .. } => 13 << 32 | u64::from(*lane),
+            Event::Have { lane, first, .. } => (11 << 32 | u64::from(*lane)) ^ u64::from(*first) << 40,
         };
         self.trace(self.now.0);
         self.trace(code);
         let stalled = match &event {
-            Event::Timer(host) | Event::UplinkFree(host) => Some(*host),
-            Event::Input { host, .. } | Event::Announced { host, .. } => Some(*host),
-            Event::Deliver { lane, .. } | Event::Frame { lane, .. } => Some(self.lanes[*lane].to),
+            Event::Timer(host) | Event::UplinkFree(host) => Some(*host as usize),
+            Event::Input { host, .. } | Event::Announced { host, .. } => Some(*host as usize),
+            Event::Crossed { lane, .. }
+            | Event::Deliver { lane, .. }
+            | Event::Frame { lane, .. }
+            | Event::Have { lane, .. } => Some(self.lanes[*lane as usize].to()),
             _ => None,
         };
         if let Some(host) = stalled.filter(|h| self.hosts[*h].stalled) {
@@ -469,20 +481,39 @@ impl World {
         }
         match event {
             Event::Timer(host) => {
+                let host = host as usize;
                 if self.hosts[host].timer <= self.now {
                     self.hosts[host].timer = Time::NEVER;
                     self.feed(host, Input::Timeout);
                 }
             }
-            Event::UplinkFree(host) => self.uplink_free(host),
-            Event::Deliver { lane, slice } => self.deliver(lane, slice),
-            Event::Frame { lane, message } => self.deliver_frame(lane, *message),
-            Event::Input { host, input } => self.feed(host, *input),
-            Event::Dialled { from, addr } => self.dialled(from, addr),
-            Event::Announced { host, tracker } => self.announced(host, tracker),
-            Event::Fault(n) if n > usize::MAX / 2 => self.join(usize::MAX - n),
-            Event::Fault(n) => self.strike(n),
-            Event::Leave(host) => self.kill(host),
+            Event::UplinkFree(host) => self.uplink_free(host as usize),
+            Event::Deliver { lane, slice } => self.deliver(lane as usize, *slice),
+            Event::Frame { lane, message } => self.deliver_frame(lane as usize, *message),
+            Event::Have { lane, first, count } => {
+                self.deliver_frame(lane as usize, Message::Have(vec![(first, count)]));
+            }
+            Event::Input { host, input } => self.feed(host as usize, *input),
+            Event::Dialled { from, to } => self.dialled(from as usize, to as usize),
+            Event::Announced { host, tracker } => self.announced(host as usize, tracker as usize),
+            Event::Fault(n) => self.strike(n as usize),
+            Event::Join(host) => self.join(host as usize),
+            Event::Leave(host) => self.kill(host as usize),
+            Event::Link { zone, direction } => self.link_has_room(zone as usize, direction as usize),
+            Event::Crossed { lane, slice } => self.crossed(lane as usize, slice),
         }
     }
+}
+
+/// Where a host listens: its number is in the address.
+fn addr_of(host: usize) -> SocketAddr {
+    let ip = Ipv4Addr::new(10, (host >> 16) as u8, (host >> 8) as u8, host as u8);
+    SocketAddr::new(IpAddr::V4(ip), 7171)
+}
+
+/// Which host an address belongs to, if it is that of one.
+fn host_at(addr: SocketAddr) -> Option<usize> {
+    let IpAddr::V4(ip) = addr.ip() else { return None };
+    let [net, a, b, c] = ip.octets();
+    (net == 10 && addr.port() == 7171).then(|| usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c))
 }

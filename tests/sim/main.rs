@@ -7,6 +7,7 @@ mod churn;
 mod hostile;
 mod speed;
 mod stalls;
+mod zones;
 
 use harness::{Report, World, mbit};
 

@@ -83,6 +83,25 @@ fn waves_of_five_are_served_by_those_who_finished() {
 }
 
 #[test]
+fn a_fleet_in_waves_spares_the_origin_and_fetches_nothing_twice() {
+    let world = World::new(7).pieces(128).control_delay_ms(50.0).origin(up(), down());
+    let report = world.waves(100, 5, up(), down()).leaving_after_s(600.0).run();
+    must_complete(&report);
+    assert!(report.origin_copies <= 2.0 && report.wasted <= 0.005, "{report}");
+}
+
+#[test]
+fn unequal_uplinks_and_one_slow_downlink_cost_few_duplicates() {
+    let mut world = World::new(8).pieces(1024).control_delay_ms(50.0).origin(up(), down());
+    for rate in [5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 100.0] {
+        world = world.fetchers(1, mbit(rate), down());
+    }
+    let report = world.fetchers(1, up(), mbit(20.0)).run();
+    must_complete(&report);
+    assert!(report.wasted <= 0.005 && report.worst_own_ratio() < 1.25, "{report}");
+}
+
+#[test]
 fn a_late_newcomer_is_served_at_once() {
     for seed in 0..5 {
         let world = small(seed).pieces(256).origin(up(), down()).fetchers(4, up(), down());

@@ -152,6 +152,13 @@ pub struct NetArgs {
     pub max_peers: u16,
 }
 
+impl FetchArgs {
+    /// How long a content that is there already should be served, if that was asked for.
+    pub(super) fn serves_again(&self) -> Option<SeedFor> {
+        self.seed_for.filter(|time| !self.no_upload && *time != SeedFor::Time(Duration::ZERO))
+    }
+}
+
 impl NetArgs {
     /// Where to listen.
     #[must_use]

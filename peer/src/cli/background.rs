@@ -182,7 +182,7 @@ pub(super) async fn serve(args: BackgroundArgs, context: Context) -> Result<Outc
         announced(&handle).await;
     }
     context.output.data(SERVING);
-    staying::stay(&handle, args.seed_for, true, &context, &super::sources::shown_name(&manifest), port).await;
+    staying::stay(&handle, args.seed_for, true, &context, &crate::names::shown_name(&manifest), port).await;
     handle.stop(StopReason::Done).await;
     engine.shutdown().await;
     drop(listed);

@@ -1,15 +1,17 @@
 //! `peer fetch`: from a link to a verified path.
 
 use super::args::{FetchArgs, NetArgs, SeedFor, Sync as SyncWhen};
+use super::contacts::Contacts;
 use super::output::{Outcome, Output};
 use super::progress::{Progress, blocking, percent};
-use super::sources::{Found, Journals, Search, Spec, Tools, cvs_from, find, plain_name, shown_name};
+use super::sources::{Found, Journals, Search, Spec, Tools, cvs_from, find};
 use super::troubles::{Stall, Troubles};
 use super::{Context, background, staying};
 use crate::engine::{Engine, EngineConfig, Fetching, Handle, Stats};
 use crate::failure::{Failure, FailureKind, counted};
+use crate::names::{plain_name, shown_name};
 use crate::net::http_client::Nearest;
-use crate::store::{Download, DownloadOptions, Existing, Opened, SyncMode, missing_bytes, recorded};
+use crate::store::{Download, DownloadOptions, Existing, Opened, Recorded, SyncMode, missing_bytes, recorded};
 use serde::Serialize;
 use shoal_protocol::announce::{Scrape, StopReason};
 use shoal_protocol::units::format_size;
@@ -63,10 +65,13 @@ pub(super) async fn run(args: FetchArgs, context: Context) -> Result<Outcome, Fa
     };
     let tools = Tools { output: &context.output, signals: &context.signals, http: &context.http };
     let held = held(&args, &spec, &here).await;
-    if let (Some(held), Some(_)) = (&held, &args.output) {
+    if let Some(held) = &held
+        && (args.output.is_some() || held.as_hinted)
+    {
         return Ok(held.told(&context, start));
     }
-    // Without -o only the manifest tells the name, so its server is asked, but not waited for.
+    // What is held was given a name of the user's own. The link may now mean another place beside it, which only the
+    // manifest tells, so its server is asked, but not waited for.
     let search = if held.is_some() { Search { timeout: Some(Duration::ZERO), ..search } } else { search };
     let mut engine: Option<Engine> = None;
     let begin = async || Engine::start(config.clone()).await.map(|started| Some(engine.insert(started).clone()));
@@ -91,18 +96,22 @@ pub(super) async fn run(args: FetchArgs, context: Context) -> Result<Outcome, Fa
     };
     let out = target(&args, &found, &here);
     if args.dry_run {
-        return dry_run(&found, &out, &context).await;
+        let contacts = Contacts::look_up(&spec, &search, found.manifest.hints(), found.giver).await;
+        return dry_run(&found.manifest, &contacts, &out, &context).await;
     }
     let name = shown_name(&found.manifest);
-    let Found { manifest, trackers, peers, .. } = found;
-    let manifest = Arc::new(manifest);
+    let (manifest, giver) = (Arc::new(found.manifest), found.giver);
     match open(&args, &manifest, &out, &name, &context, start).await? {
         Opened::Complete(path) => {
-            let job = Job { args: &args, config, context: &context, manifest, out, name, start };
             if let Some(engine) = engine {
                 engine.shutdown().await;
             }
-            job.already(path, trackers).await
+            let contacts = match args.serves_again() {
+                Some(_) => Contacts::look_up(&spec, &search, manifest.hints(), giver).await,
+                None => Contacts::default(),
+            };
+            let job = Job { args: &args, config, context: &context, manifest, out, name, start };
+            job.already(path, contacts.trackers).await
         }
         Opened::Open(download) => {
             // Asked for first, so that nothing is fetched that is there already.
@@ -117,8 +126,9 @@ pub(super) async fn run(args: FetchArgs, context: Context) -> Result<Outcome, Fa
                 Some(engine) => engine,
                 None => Engine::start(config.clone()).await?,
             };
+            let contacts = Contacts::look_up(&spec, &search, manifest.hints(), giver).await;
             let job = Job { args: &args, config, context: &context, manifest, out, name, start };
-            job.transfer(engine, download, trackers, peers).await
+            job.transfer(engine, download, contacts).await
         }
     }
 }
@@ -128,6 +138,8 @@ struct Held {
     id: ContentId,
     path: PathBuf,
     bytes: u64,
+    /// It has the name that a fetch gives it where the user names none.
+    as_hinted: bool,
 }
 
 impl Held {
@@ -148,17 +160,21 @@ fn already_complete(path: &Path, bytes: u64, output: &Output) {
 async fn held(args: &FetchArgs, spec: &Spec, here: &Path) -> Option<Held> {
     let Spec::Url(url) = spec else { return None };
     let id = url.content_id().or(args.id).filter(|id| args.id.is_none_or(|pinned| pinned == *id))?;
-    if args.dry_run || (args.seed_for.is_some() && !args.no_upload) {
+    if args.dry_run || args.serves_again().is_some() {
         return None;
     }
     let (out, dir) = (args.output.clone(), args.into.clone().unwrap_or_else(|| here.to_owned()));
     let look = move || {
         let state = super::state_dir();
-        let held = |path: PathBuf| recorded(id, &path, &state).map(|bytes| Held { id, path, bytes });
+        let held = |path: PathBuf| {
+            let Recorded { bytes, as_hinted } = recorded(id, &path, &state)?;
+            Some(Held { id, path, bytes, as_hinted })
+        };
         match out {
             Some(out) => held(out),
             None => {
-                std::fs::read_dir(&dir).ok()?.flatten().take(NEIGHBOURS).find_map(|e| held(dir.join(e.file_name())))
+                let names = std::fs::read_dir(&dir).ok()?.flatten().take(NEIGHBOURS);
+                names.filter_map(|entry| held(dir.join(entry.file_name()))).max_by_key(|held| held.as_hinted)
             }
         }
     };
@@ -275,7 +291,7 @@ impl Job<'_> {
         already_complete(&self.out, self.manifest.bytes(), output);
         let mut result = self.result(&Stats::default(), false);
         output.record("complete", &result);
-        if let (Some(seed_for), false) = (self.args.seed_for, self.args.no_upload) {
+        if let Some(seed_for) = self.args.serves_again() {
             if self.args.background {
                 background::start(&self.manifest, &path, &trackers, seed_for, &self.args.net, output).await?;
             } else {
@@ -286,15 +302,9 @@ impl Job<'_> {
         Ok(Outcome::new(&result))
     }
 
-    async fn transfer(
-        self,
-        engine: Engine,
-        download: Download,
-        trackers: Vec<shoal_protocol::link::Url>,
-        mut peers: Vec<std::net::SocketAddr>,
-    ) -> Result<Outcome, Failure> {
+    async fn transfer(self, engine: Engine, download: Download, contacts: Contacts) -> Result<Outcome, Failure> {
         let output = &self.context.output;
-        peers.extend(download.known_peers());
+        let Contacts { trackers, peers } = contacts;
         let mut handle = engine.fetch(Fetching {
             manifest: Arc::clone(&self.manifest),
             download: Arc::new(download),
@@ -432,16 +442,16 @@ struct Plan {
 }
 
 /// What a fetch would do, and who is there.
-async fn dry_run(found: &Found, out: &Path, context: &Context) -> Result<Outcome, Failure> {
+async fn dry_run(manifest: &Manifest, contacts: &Contacts, out: &Path, context: &Context) -> Result<Outcome, Failure> {
     let output = &context.output;
     let mut part = out.as_os_str().to_owned();
     part.push(".part.journal");
     let mut plan = Plan {
-        id: found.manifest.id().to_string(),
+        id: manifest.id().to_string(),
         path: out.to_owned(),
-        files: found.manifest.files(),
-        bytes: found.manifest.bytes(),
-        to_fetch: missing_bytes(&found.manifest, out, &super::state_dir()),
+        files: manifest.files(),
+        bytes: manifest.bytes(),
+        to_fetch: missing_bytes(manifest, out, &super::state_dir()),
         exists: std::fs::symlink_metadata(out).is_ok(),
         under_way: Path::new(&part).exists(),
         seeds: 0,
@@ -458,8 +468,8 @@ async fn dry_run(found: &Found, out: &Path, context: &Context) -> Result<Outcome
     output.data(&format!("files  {}", plan.files));
     output.data(&format!("bytes  {} ({})", plan.bytes, format_size(plan.bytes)));
     output.data(&format!("fetch  {} ({})", plan.to_fetch, format_size(plan.to_fetch)));
-    for tracker in &found.trackers {
-        match scrape(tracker, &found.manifest, context).await {
+    for tracker in &contacts.trackers {
+        match scrape(tracker, manifest, context).await {
             Ok((seeds, leechers)) => {
                 plan.seeds = plan.seeds.max(seeds);
                 plan.leechers = plan.leechers.max(leechers);
@@ -468,7 +478,7 @@ async fn dry_run(found: &Found, out: &Path, context: &Context) -> Result<Outcome
             Err(error) => output.data(&format!("tracker {}: {error}", tracker.base())),
         }
     }
-    for peer in &found.peers {
+    for peer in &contacts.peers {
         let reached = matches!(tokio::time::timeout(PROBE, tokio::net::TcpStream::connect(peer)).await, Ok(Ok(_)));
         plan.peers_reachable += usize::from(reached);
         output.data(&format!("peer {peer}: {}", if reached { "reachable" } else { "not reachable" }));

@@ -6,6 +6,7 @@
 pub mod args;
 mod background;
 pub mod config;
+mod contacts;
 mod create;
 mod demo;
 mod fetch;

@@ -123,7 +123,7 @@ struct Sum<'a> {
 
 /// Paths are relative to the content's root, so a check runs inside it; a single file is checked beside it.
 fn sums(output: &Output, manifest: &Manifest) {
-    let name = super::sources::plain_name(manifest);
+    let name = crate::names::plain_name(manifest);
     for entry in manifest.entries() {
         if let Some(root) = entry.root() {
             let path = if entry.path.is_empty() { &name } else { &entry.path };

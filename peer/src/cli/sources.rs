@@ -1,9 +1,10 @@
-//! From what the user wrote (a link, a file, a URL, `-`) to a manifest, and who may have the content.
+//! From what the user wrote (a link, a file, a URL, `-`) to a manifest.
 
+use super::contacts::resolve_all;
 use super::output::Output;
 use super::signals::Signals;
 use crate::engine::Engine;
-use crate::failure::{Failure, FailureKind, escape};
+use crate::failure::{Failure, FailureKind};
 use crate::net::http_client::{HttpClient, HttpError, Nearest};
 use crate::store::read_journal_manifest;
 use shoal_protocol::geometry::Large;
@@ -12,7 +13,7 @@ use shoal_protocol::link::{Url, UrlError};
 use shoal_protocol::tree::root_of;
 use shoal_protocol::{ContentId, Hash, Manifest, ManifestError};
 use std::io::Read as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,20 +29,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// Journals that are looked at when a link's host is gone.
 const JOURNALS: usize = 256;
-/// How long names of hinted trackers may take to resolve.
-const RESOLVE: Duration = Duration::from_secs(2);
 
-/// A manifest and who may have its content.
+/// A manifest and where it came from.
 #[derive(Debug)]
 pub(super) struct Found {
     /// What it is.
     pub(super) manifest: Manifest,
-    /// The user's trackers, the link's host, and the hints that may be believed.
-    pub(super) trackers: Vec<Url>,
-    /// Peers to try first.
-    pub(super) peers: Vec<SocketAddr>,
+    /// The host that gave it, which its hints are believed as; this one if it was here already.
+    pub(super) giver: IpAddr,
     /// Where a fetch of it was under way, when that is where the manifest came from.
     pub(super) journal: Option<PathBuf>,
+}
+
+impl Found {
+    fn here(manifest: Manifest) -> Self {
+        Self { manifest, giver: IpAddr::V4(Ipv4Addr::LOCALHOST), journal: None }
+    }
 }
 
 /// What the user wrote.
@@ -121,7 +124,7 @@ where
         Spec::Url(url) => from_url(url, search, tools, engine).await,
         Spec::File(path) => {
             let bytes = read_file(path)?;
-            assemble(parse(&bytes, search.id)?, search, None, IpAddr::V4(Ipv4Addr::LOCALHOST)).await
+            parse(&bytes, search.id).map(Found::here)
         }
         Spec::Stdin => {
             let bytes = tokio::task::spawn_blocking(|| read_capped(std::io::stdin().lock()));
@@ -129,7 +132,7 @@ where
                 .await
                 .map_err(|error| Failure::new(FailureKind::Bug, error.to_string()))?
                 .map_err(|error| Failure::io("the manifest can't be read from", Path::new("stdin"), &error))?;
-            assemble(parse(&bytes, search.id)?, search, None, IpAddr::V4(Ipv4Addr::LOCALHOST)).await
+            parse(&bytes, search.id).map(Found::here)
         }
     }
 }
@@ -147,17 +150,14 @@ where
     };
     let start = Instant::now();
     let error = match attempt(url, id, tools.http).await {
-        Ok((manifest, ip)) => return assemble(manifest, search, Some(url), ip).await,
+        Ok((manifest, giver)) => return Ok(Found { manifest, giver, journal: None }),
         Err(Attempt::Final(failure)) => return Err(failure),
         Err(Attempt::Again(error)) => error,
     };
-    if let Some((manifest, peers, out)) = id.and_then(|id| search.journals.and_then(|place| journal(place, id))) {
+    if let Some((manifest, out)) = id.and_then(|id| search.journals.and_then(|place| journal(place, id))) {
         let text = format!("{} can't be asked ({error}); going on from what {} knows", url.authority(), out.display());
         tools.output.say(&text);
-        let mut found = assemble(manifest, search, Some(url), IpAddr::V4(Ipv4Addr::LOCALHOST)).await?;
-        found.peers.extend(peers);
-        found.journal = Some(out);
-        return Ok(found);
+        return Ok(Found { journal: Some(out), ..Found::here(manifest) });
     }
     tools.output.say(&format!("waiting for {}: {error}", url.authority()));
     // Others may have the manifest too: anyone who has the content gives it out by its id.
@@ -171,10 +171,10 @@ where
         }
     };
     tokio::select! {
-        manifest = ask => assemble(manifest?, search, Some(url), IpAddr::V4(Ipv4Addr::LOCALHOST)).await,
+        manifest = ask => Ok(Found::here(manifest?)),
         result = retry(url, id, search, tools, start, error) => {
-            let (manifest, ip) = result?;
-            assemble(manifest, search, Some(url), ip).await
+            let (manifest, giver) = result?;
+            Ok(Found { manifest, giver, journal: None })
         }
         stop = tools.signals.stopped() => Err(stop.failure().hint("nothing was fetched yet")),
     }
@@ -284,62 +284,6 @@ fn read_capped(from: impl std::io::Read) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Adds everyone who may have the content, each once.
-async fn assemble(
-    manifest: Manifest,
-    search: &Search<'_>,
-    url: Option<&Url>,
-    source: IpAddr,
-) -> Result<Found, Failure> {
-    let mut trackers: Vec<Url> = search.trackers.to_vec();
-    let mut peers = resolve_all(search.peers).await;
-    if let Some(url) = url.filter(|url| url.content_id().is_some()) {
-        trackers.push(url.with_path("/"));
-        // Behind TLS there is a tracker or a proxy, but no peer.
-        if !url.tls {
-            peers.extend(resolve(&url.authority()).await);
-        }
-    }
-    for hint in &manifest.hints().trackers {
-        if let Ok(tracker) = Url::parse(hint)
-            && believable(&tracker, source).await
-        {
-            trackers.push(tracker);
-        }
-    }
-    let mut seen = std::collections::HashSet::new();
-    trackers.retain(|tracker| seen.insert(tracker.clone()));
-    Ok(Found { manifest, trackers, peers, journal: None })
-}
-
-/// Whether a hinted tracker may be asked: nothing from afar makes us talk to what is near.
-async fn believable(tracker: &Url, source: IpAddr) -> bool {
-    let nearest = Nearest::named_by(source);
-    // A name that doesn't resolve now may do so later, and is checked by nobody then; only names from near may wait.
-    let found = tokio::time::timeout(RESOLVE, tokio::net::lookup_host(tracker.authority())).await;
-    match found {
-        Ok(Ok(addrs)) => addrs.map(|addr| addr.ip()).all(|ip| nearest.allows(ip)),
-        _ => nearest == Nearest::Anything,
-    }
-}
-
-/// Resolves what was given as HOST:PORT.
-async fn resolve(host: &str) -> Vec<SocketAddr> {
-    match tokio::time::timeout(RESOLVE, tokio::net::lookup_host(host)).await {
-        Ok(Ok(addrs)) => addrs.map(shoal_protocol::address::canonical_addr).collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// Resolves each; those that don't resolve are left out.
-pub(super) async fn resolve_all(hosts: &[String]) -> Vec<SocketAddr> {
-    let mut out = Vec::new();
-    for host in hosts {
-        out.extend(resolve(host).await);
-    }
-    out
-}
-
 /// All CVs of a content from the server of its link, proven by the files' roots; `None` if it has none or others.
 ///
 /// They tell which parts of what is on disk are good before anything is asked of peers.
@@ -360,11 +304,11 @@ pub(super) async fn cvs_from(url: &Url, manifest: &Manifest, http: &HttpClient) 
     fits.then(|| cvs.to_vec())
 }
 
-/// A fetch of this content that was under way: its manifest, the peers it knew, and its target.
-fn journal(place: Journals<'_>, id: ContentId) -> Option<(Manifest, Vec<SocketAddr>, PathBuf)> {
+/// A fetch of this content that was under way: its manifest and its target.
+fn journal(place: Journals<'_>, id: ContentId) -> Option<(Manifest, PathBuf)> {
     let look = |out: PathBuf| {
-        let (manifest, peers) = read_journal_manifest(&out)?;
-        (manifest.id() == id).then_some((manifest, peers, out))
+        let manifest = read_journal_manifest(&out)?;
+        (manifest.id() == id).then_some((manifest, out))
     };
     match place {
         Journals::Of(out) => look(out.to_owned()),
@@ -382,27 +326,6 @@ fn journal(place: Journals<'_>, id: ContentId) -> Option<(Manifest, Vec<SocketAd
     }
 }
 
-/// The name that a content gets where the user gives none: the hint if it is harmless, else made from the id.
-#[must_use]
-pub(super) fn plain_name(manifest: &Manifest) -> String {
-    match &manifest.hints().name {
-        Some(name) if !name.starts_with('.') => name.clone(),
-        _ => format!("content-{}", &manifest.id().to_string()[..12]),
-    }
-}
-
-/// What its own user calls a content: a seed's name may begin with a dot, though nobody's fetch makes a hidden file of it.
-#[must_use]
-pub(super) fn given_name(manifest: &Manifest) -> String {
-    manifest.hints().name.as_deref().map_or_else(|| shown_name(manifest), escape)
-}
-
-/// What a content is called on screen.
-#[must_use]
-pub(super) fn shown_name(manifest: &Manifest) -> String {
-    escape(&plain_name(manifest))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -413,12 +336,6 @@ mod tests {
         let entry = Entry { path: String::new(), kind: Kind::File { size: 1, root: [1; 32], executable: false } };
         let hints = Hints { name: Some(name.to_owned()), ..Hints::default() };
         Manifest::new(Shape::File, 65_536, vec![entry], hints).unwrap()
-    }
-
-    #[test]
-    fn a_hint_never_makes_a_hidden_file() {
-        assert_eq!(plain_name(&named("model")), "model");
-        assert!(plain_name(&named(".bashrc")).starts_with("content-"));
     }
 
     #[test]

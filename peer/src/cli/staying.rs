@@ -2,11 +2,11 @@
 
 use super::args::SeedFor;
 use super::progress::Progress;
-use super::sources::shown_name;
 use super::troubles::Troubles;
 use super::{Context, create};
 use crate::engine::{Engine, EngineConfig, Handle, Seeding, TrackerState};
 use crate::failure::{Failure, FailureKind};
+use crate::names::shown_name;
 use crate::store::ScanOptions;
 use crate::store::SeedSource;
 use shoal_protocol::Manifest;

@@ -4,6 +4,7 @@ use super::args::VerifyArgs;
 use super::output::Outcome;
 use super::{Context, progress, show, sources};
 use crate::failure::{Failure, FailureKind, counted};
+use crate::names::{plain_name, shown_name};
 use crate::store::{Report, verify};
 use serde::Serialize;
 use shoal_protocol::units::format_size;
@@ -33,7 +34,7 @@ struct Good<'a> {
 /// Runs the command.
 pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<Outcome, Failure> {
     let manifest = Arc::new(show::manifest_of(&args.what, context).await?);
-    let path = args.path.unwrap_or_else(|| PathBuf::from(sources::plain_name(&manifest)));
+    let path = args.path.unwrap_or_else(|| PathBuf::from(plain_name(&manifest)));
     // With the CVs damage is found by the piece, without them by the file; content without large files has none.
     let cvs = match sources::Spec::parse(&args.what)? {
         sources::Spec::Url(url) if manifest.geometry().cvs() > 0 => {
@@ -93,7 +94,7 @@ pub(super) async fn check(
     context: &Context,
 ) -> Result<Report, Failure> {
     let (manifest, path, cancelled) = (Arc::clone(manifest), path.to_owned(), context.signals.cancelled());
-    let name = sources::shown_name(&manifest);
+    let name = shown_name(&manifest);
     let result = progress::blocking(&context.output, &name, "verifying", move |progress| {
         verify(&manifest, &path, cvs.as_deref(), progress, &cancelled)
     });

@@ -232,6 +232,7 @@ impl Engine {
                 upload: core.config.upload,
                 max_peers: core.config.max_peers,
                 trackers: trackers.len(),
+                zone: core.config.zone.clone(),
                 allow_private: core.config.allow_private,
                 seed: getrandom::u64().unwrap_or(0),
             },

@@ -12,7 +12,7 @@ use super::send_file::{self, Patience, WRITE_STUCK};
 use super::socket;
 use crate::store::{ReadError, Source};
 use crate::swarm::ConnId;
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use shoal_protocol::Message;
 use shoal_protocol::codec::Codec;
 use shoal_protocol::geometry::Piece;
@@ -32,6 +32,9 @@ pub const BACKLOG_MAX: usize = 1 << 20;
 /// The same for all peers together: beyond it, whoever lets more than [`BACKLOG_FAIR`] wait is ended.
 pub const BACKLOG_ALL: usize = 64 << 20;
 const BACKLOG_FAIR: usize = 64 << 10;
+/// What is read at once where frames are expected, and where a block's header is: most of that is payload.
+const AHEAD: usize = 8 << 10;
+const AHEAD_IN_BLOCKS: usize = 256;
 /// How often a block that arrives slowly is reported, and how much of it must have come: crumbs are no progress.
 const PROGRESS: (Duration, usize) = (Duration::from_millis(250), 8 << 10);
 /// A block whose payload stops for this long, or takes [`PAYLOAD_SLOW`] in all, ends the connection: it holds a buffer.
@@ -172,6 +175,7 @@ pub fn start(conn: ConnId, opened: Opened, shared: &Shared, parent: &Cancellatio
         shared: shared.clone(),
         reported: Instant::now(),
         proven: false,
+        in_blocks: false,
         pace: Pace::new(),
         pex_after: Instant::now(),
     };
@@ -182,7 +186,6 @@ pub fn start(conn: ConnId, opened: Opened, shared: &Shared, parent: &Cancellatio
         queue,
         backlog: Arc::clone(&backlog),
         fast: false,
-        piece: None,
         scratch: BytesMut::new(),
         pack: Vec::new(),
     };
@@ -300,6 +303,8 @@ struct Reader {
     reported: Instant,
     /// Its last block came at a good pace.
     proven: bool,
+    /// The last frame was a block, so the next one most likely is one, too.
+    in_blocks: bool,
     pace: Pace,
     pex_after: Instant,
 }
@@ -323,6 +328,7 @@ impl Reader {
                         self.pex_after = Instant::now() + PEX_APART;
                     }
                 }
+                self.in_blocks = matches!(message, Message::Block(_));
                 let event = match message {
                     Message::Block(block) => {
                         let buffer = self.payload(block).await?;
@@ -332,8 +338,11 @@ impl Reader {
                 };
                 self.shared.events.send(event).await.map_err(|_| ReadEnd::Gone)?;
             }
-            self.buffer.reserve(8 << 10);
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            // Payload that is read together with its header is copied once more, so little is read where one follows.
+            let most = if self.in_blocks { AHEAD_IN_BLOCKS } else { AHEAD };
+            self.in_blocks = false;
+            self.buffer.reserve(most);
+            if self.stream.read_buf(&mut (&mut self.buffer).limit(most)).await? == 0 {
                 return Ok(());
             }
         }
@@ -407,8 +416,6 @@ struct Writer {
     queue: mpsc::UnboundedReceiver<Command>,
     backlog: Arc<Backlog>,
     fast: bool,
-    /// The piece of the last block.
-    piece: Option<u32>,
     scratch: BytesMut,
     /// Where blocks of packs are read to; one block at most, and none before the first.
     pack: Vec<u8>,
@@ -459,12 +466,26 @@ impl Writer {
         Ok(())
     }
 
+    /// As [`flush`](Self::flush), but what goes out may wait for the payload that follows, and leave with it.
+    async fn flush_before_payload(&mut self) -> io::Result<()> {
+        let mut patience = Patience::default();
+        while !self.scratch.is_empty() {
+            patience.writable(self.stream.as_ref()).await?;
+            match send_file::send_ahead(self.stream.as_ref(), &self.scratch) {
+                Ok(sent) => self.scratch.advance(sent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     async fn block(&mut self, block: Block) -> io::Result<()> {
         let started = Instant::now();
         let event = match self.prepare(block).await {
             Ok(payload) => {
                 Message::Block(block).encode(&mut self.scratch);
-                self.flush().await?;
+                self.flush_before_payload().await?;
                 self.payload(payload).await?;
                 self.adapt(block, started.elapsed());
                 Event::Sent { conn: self.conn, block }
@@ -479,10 +500,9 @@ impl Writer {
     async fn prepare(&mut self, block: Block) -> Result<Payload, ReadError> {
         let source = Arc::clone(&self.shared.source);
         let is_pack = matches!(self.shared.geometry.piece(block.piece), Some(Piece::Pack { .. }));
-        if !is_pack && self.piece == Some(block.piece) {
+        if !is_pack && source.is_open(block) {
             return Ok(Payload::Extents(source.extents(block)?));
         }
-        self.piece = Some(block.piece);
         let mut bytes = std::mem::take(&mut self.pack);
         let open = tokio::task::spawn_blocking(move || {
             if !is_pack {

@@ -506,7 +506,7 @@ impl Driver {
             downloaded: counters.downloaded,
             from_seeds: counters.from_seeds,
             uploaded: counters.uploaded,
-            wasted: counters.wasted,
+            wasted: counters.waste.total(),
             bad_pieces: counters.bad_pieces,
             rate_down,
             rate_up,

@@ -10,10 +10,11 @@ use super::dialer::{Blocked, Dialer};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::header::{ACCEPT, CONTENT_TYPE, LOCATION, USER_AGENT};
+use hyper::http::uri::Scheme;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpInfo;
+use hyper_util::client::legacy::{self as client, Client, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use shoal_protocol::address::canonical;
 use shoal_protocol::announce::Refusal;
@@ -90,14 +91,46 @@ pub struct Answer {
     pub ip: IpAddr,
 }
 
-type Inner = Client<HttpsConnector<Dialer>, Full<Bytes>>;
+type Secure = Client<HttpsConnector<Dialer>, Full<Bytes>>;
+
+/// The clients for one sort of addresses. The one for TLS is made when it is first needed: it reads all of the
+/// platform's roots, which takes longer than a small fetch.
+#[derive(Debug, Default)]
+struct Clients {
+    plain: OnceLock<Client<Dialer, Full<Bytes>>>,
+    secure: OnceLock<Result<Secure, String>>,
+}
+
+impl Clients {
+    /// Sends a request by the client that its scheme needs.
+    fn request(&self, nearest: Nearest, request: Request<Full<Bytes>>) -> Result<ResponseFuture, HttpError> {
+        if request.uri().scheme() != Some(&Scheme::HTTPS) {
+            let client = self.plain.get_or_init(|| builder().build(Dialer { nearest }));
+            return Ok(client.request(request));
+        }
+        let client = self.secure.get_or_init(|| {
+            let tls = HttpsConnectorBuilder::new()
+                .with_provider_and_platform_verifier(rustls::crypto::ring::default_provider())
+                .map_err(|error| format!("TLS can't be set up: {error}"))?;
+            Ok(builder().build(tls.https_only().enable_http1().wrap_connector(Dialer { nearest })))
+        });
+        let client = client.as_ref().map_err(|error| HttpError::Connect(error.clone()))?;
+        Ok(client.request(request))
+    }
+}
+
+fn builder() -> client::Builder {
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder.pool_idle_timeout(IDLE).pool_max_idle_per_host(2).pool_timer(TokioTimer::new());
+    builder
+}
 
 /// The client. Clones share connections.
 #[derive(Debug, Clone, Default)]
 pub struct HttpClient {
     /// One for each nearest reach that may be dialled: anything, private networks and beyond, the internet only.
     /// Connections of one are never used by another.
-    inner: Arc<[OnceLock<Result<Inner, String>>; 3]>,
+    clients: Arc<[Clients; 3]>,
 }
 
 /// What is sent.
@@ -218,7 +251,8 @@ impl HttpClient {
         let request = request
             .body(Full::new(call.body.clone()))
             .map_err(|error| HttpError::Broken(format!("the request can't be made: {error}")))?;
-        let response = self.inner(nearest)?.request(request).await.map_err(|error| explain(&error))?;
+        let response =
+            self.clients[nearest as usize].request(nearest, request)?.await.map_err(|error| explain(&error))?;
         let ip = response
             .extensions()
             .get::<HttpInfo>()
@@ -237,23 +271,6 @@ impl HttpClient {
         }
         let body = read(response, call.cap).await?;
         Ok(Reply::Answer(Answer { body, url: url.clone(), ip }))
-    }
-
-    fn inner(&self, nearest: Nearest) -> Result<&Inner, HttpError> {
-        self.inner[nearest as usize]
-            .get_or_init(|| {
-                let tls = HttpsConnectorBuilder::new()
-                    .with_provider_and_platform_verifier(rustls::crypto::ring::default_provider())
-                    .map_err(|error| format!("TLS can't be set up: {error}"))?;
-                let connector = tls.https_or_http().enable_http1().wrap_connector(Dialer { nearest });
-                Ok(Client::builder(TokioExecutor::new())
-                    .pool_idle_timeout(IDLE)
-                    .pool_max_idle_per_host(2)
-                    .pool_timer(TokioTimer::new())
-                    .build(connector))
-            })
-            .as_ref()
-            .map_err(|error| HttpError::Connect(error.clone()))
     }
 }
 

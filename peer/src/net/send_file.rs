@@ -37,6 +37,15 @@ pub async fn send(stream: &TcpStream, extent: &Extent, limiter: &Limiter, patien
     Ok(())
 }
 
+/// Sends what can be sent at once of bytes that are followed by more: the system may keep them until that comes, so that
+/// a header doesn't travel in a packet of its own.
+///
+/// # Errors
+/// `WouldBlock` when the socket takes nothing now, and what else a socket may say.
+pub fn send_ahead(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    platform::send_ahead(stream, bytes)
+}
+
 /// How long a receiver may keep us waiting with one block. Waiting for a rate limit doesn't count: that is us.
 #[derive(Debug, Default)]
 pub struct Patience {
@@ -79,6 +88,13 @@ mod platform {
         })
     }
 
+    pub(super) fn send_ahead(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        use rustix::net::SendFlags;
+        stream.try_io(Interest::WRITABLE, || {
+            rustix::net::send(stream, bytes, SendFlags::MORE | SendFlags::NOSIGNAL).map_err(io::Error::from)
+        })
+    }
+
     /// Looks at the first and the last byte without waiting; where that can't be asked, memory is assumed.
     pub(super) fn is_cached(extent: &Extent) -> bool {
         let cached = |at: u64| {
@@ -112,6 +128,10 @@ mod platform {
         let sent = stream.try_write(&buffer[..read])?;
         *offset += sent as u64;
         Ok(sent)
+    }
+
+    pub(super) fn send_ahead(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        stream.try_write(bytes)
     }
 
     #[cfg(unix)]

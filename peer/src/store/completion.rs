@@ -1,8 +1,8 @@
 //! Remembers that a place holds a content, so that running the same fetch again is answered without reading the bytes.
 //!
 //! The record is an extended attribute of the file or directory, or a file in the state directory where there are none.
-//! It holds the content id and a digest over device, inode, size and times of every entry: a copy, or a tree in which
-//! anything was edited, doesn't pass. Checking it takes one lookup per entry. A missing or wrong record is never an
+//! It holds the content id, the name that the manifest hinted at, and a digest over device, inode, size and times of
+//! every entry: a copy, or a tree in which anything was edited, doesn't pass. Checking it takes one lookup per entry. A missing or wrong record is never an
 //! error; the bytes are then checked themselves.
 //!
 //! A single file carries its record itself, and setting an attribute changes `ctime`. So its digest leaves `ctime` out
@@ -12,16 +12,19 @@ use super::beneath::{Base, Tree};
 use super::platform::{attribute, private_dir, set_attribute};
 use super::stamp::Stamp;
 use super::walk::{FoundKind, Walker};
+use crate::names::plain_name;
 use rustix::fs::FileType;
 use shoal_protocol::manifest::{Kind, Shape};
 use shoal_protocol::{ContentId, Hash, Manifest};
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 const ATTRIBUTE: &str = "user.shoal.complete";
-const VERSION: u8 = 1;
-const RECORD: usize = 1 + 32 + 32 + 8;
+const VERSION: u8 = 2;
+const NAME: usize = 8;
+const RECORD: usize = 1 + 32 + 32 + NAME + 8;
 const SLACK_NS: i64 = 1_000_000_000;
 
 fn digest(id: ContentId, shape: Shape, stamps: impl Iterator<Item = Stamp>) -> Hash {
@@ -36,10 +39,17 @@ fn digest(id: ContentId, shape: Shape, stamps: impl Iterator<Item = Stamp>) -> H
     hasher.finalize().into()
 }
 
+/// Stands for a name in a record: enough to know it again, and of a fixed length.
+fn name_mark(name: &OsStr) -> [u8; NAME] {
+    let hash = blake3::hash(name.as_encoded_bytes());
+    std::array::from_fn(|n| hash.as_bytes()[n])
+}
+
 fn record(manifest: &Manifest, stamps: &[Stamp]) -> Vec<u8> {
     let mut out = vec![VERSION];
     out.extend(manifest.id().0);
     out.extend(digest(manifest.id(), manifest.shape(), stamps.iter().copied()));
+    out.extend(name_mark(plain_name(manifest).as_ref()));
     let ctime = if manifest.shape() == Shape::File { stamps.first().map_or(0, |s| s.ctime_ns) } else { 0 };
     out.extend(ctime.to_le_bytes());
     out
@@ -76,23 +86,34 @@ pub(crate) fn is_remembered(manifest: &Manifest, path: &Path, state_dir: &Path) 
     stamps(manifest, path).is_some_and(|stamps| fits(&stored, manifest.id(), manifest.shape(), &stamps))
 }
 
-/// The bytes of the content at `path`, if a record says that it is this one and nothing was touched since: the answer
+/// What a record tells of the content at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its bytes.
+    pub bytes: u64,
+    /// Whether the path ends in the name that the manifest hinted at.
+    pub as_hinted: bool,
+}
+
+/// What is known of the content at `path`, if a record says that it is this one and nothing was touched since: the answer
 /// when there is nothing at hand but an id. What has more in it than the content, as a mount point may, needs a
 /// manifest to be told from it, and gets no answer here.
 #[must_use]
-pub fn recorded(id: ContentId, path: &Path, state_dir: &Path) -> Option<u64> {
+pub fn recorded(id: ContentId, path: &Path, state_dir: &Path) -> Option<Recorded> {
     let stored = stored(id, path, state_dir)?;
+    let as_hinted = path.file_name().is_some_and(|name| stored.get(65..65 + NAME) == Some(&name_mark(name)[..]));
+    let answer = |bytes| Recorded { bytes, as_hinted };
     let found = path.metadata().ok()?;
     if found.is_file() {
         let stamp = Stamp::of(&found);
-        return fits(&stored, id, Shape::File, &[stamp]).then_some(stamp.size);
+        return fits(&stored, id, Shape::File, &[stamp]).then_some(answer(stamp.size));
     }
     let walker = Walker { follow_links: false, skip_special: false, cancelled: &AtomicBool::new(false) };
     let walk = walker.walk(path, |_| {}).ok()?;
     let stamps: Vec<Stamp> = walk.entries.iter().map(|entry| entry.stamp).collect();
     let whole = walk.problem_count == 0 && fits(&stored, id, Shape::Tree, &stamps);
     let files = walk.entries.iter().filter(|entry| matches!(entry.kind, FoundKind::File { .. }));
-    whole.then(|| files.map(|entry| entry.stamp.size).sum())
+    whole.then(|| answer(files.map(|entry| entry.stamp.size).sum()))
 }
 
 /// The record of `path`, if there is one for this content.

@@ -32,7 +32,7 @@ mod stamp;
 mod verify;
 mod walk;
 
-pub use completion::recorded;
+pub use completion::{Recorded, recorded};
 pub use download::{Download, DownloadOptions, Existing, Opened, SyncMode, missing_bytes, read_journal_manifest};
 pub use layout::{Span, spans};
 pub use memory::MemorySource;
@@ -77,6 +77,12 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When a file is gone, changed or unreadable.
     fn extents(&self, block: Block) -> Result<Vec<Extent>, ReadError>;
+
+    /// Whether [`extents`](Self::extents) of this block would neither open nor hash anything, and so may be asked for
+    /// where nobody should wait for a disk.
+    fn is_open(&self, _: Block) -> bool {
+        false
+    }
 
     /// Reads a block.
     ///

@@ -17,7 +17,7 @@ pub(crate) fn boot_id() -> Option<[u8; 16]> {
 /// Gives a file its final size, with room on the disk behind it where the filesystem can.
 pub(crate) fn allocate(file: &File, size: u64) -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    if size >= ALLOCATE_MIN {
+    if size >= ALLOCATE_MIN && !is_in_memory(file) {
         use rustix::io::Errno;
         match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
             Ok(()) => return file.set_len(size),
@@ -28,6 +28,17 @@ pub(crate) fn allocate(file: &File, size: u64) -> io::Result<()> {
     }
     file.set_len(size)
 }
+
+/// A filesystem in memory has nothing to keep together, and giving it room means clearing every page before it is
+/// written: a tenth of the receiver's time for 2 GiB.
+#[cfg(target_os = "linux")]
+fn is_in_memory(file: &File) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type == TMPFS_MAGIC)
+}
+
+/// See statfs(2).
+#[cfg(target_os = "linux")]
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
 /// Below this, asking for room costs more than it saves.
 #[cfg(target_os = "linux")]

@@ -175,6 +175,15 @@ impl Source for SeedSource {
         self.spans(block)?.iter().map(extent).collect()
     }
 
+    fn is_open(&self, block: Block) -> bool {
+        match self.manifest.geometry().piece(block.piece) {
+            Some(Piece::Subtree { entry, .. }) => {
+                lock(&self.checked).has(block.piece) && lock(&self.files).get(&entry).is_some()
+            }
+            _ => false,
+        }
+    }
+
     fn read(&self, block: Block, out: &mut [u8]) -> Result<(), ReadError> {
         read_spans(&self.spans(block)?, out, |entry| self.file(entry))
     }

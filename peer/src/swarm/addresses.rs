@@ -53,14 +53,21 @@ struct Known {
 #[derive(Debug)]
 pub struct AddressBook {
     known: BTreeMap<SocketAddr, Known>,
+    /// The addresses that lead to each connected peer.
+    by_conn: BTreeMap<ConnId, Vec<SocketAddr>>,
     dialing: usize,
+    /// Nobody is to be dialled before, unless something changes: a look at all addresses would find none. Said for a seed
+    /// or for who is none.
+    quiet_until: Time,
+    quiet_for_seed: bool,
     /// Dials that may be made now, as of a time.
     allowance: (f64, Time),
 }
 
 impl Default for AddressBook {
     fn default() -> Self {
-        Self { known: BTreeMap::new(), dialing: 0, allowance: (BURST, Time(0)) }
+        let (known, by_conn, allowance) = (BTreeMap::new(), BTreeMap::new(), (BURST, Time(0)));
+        Self { known, by_conn, dialing: 0, quiet_until: Time(0), quiet_for_seed: false, allowance }
     }
 }
 
@@ -87,6 +94,7 @@ impl AddressBook {
         if self.known.len() >= KNOWN_MAX {
             self.drop_least_useful();
         }
+        self.quiet_until = Time(0);
         let (next, dialing, conn, last_connected, failed) = (now, false, None, None, None);
         let fresh = Known { trusted, seed, failures: 0, next, dialing, conn, last_connected, failed };
         self.known.insert(addr, fresh);
@@ -113,6 +121,7 @@ impl AddressBook {
             known.failures = 0;
             known.conn = Some(conn);
             known.last_connected = Some(now);
+            self.by_conn.entry(conn).or_default().push(addr);
         }
     }
 
@@ -137,6 +146,7 @@ impl AddressBook {
         known.failures = (known.failures + 1).min(FAILURES_MAX);
         let wait = if known.failures == 1 && !forget { AGAIN } else { REST };
         known.next = now + wait.mul_f64(rng.jitter(0.2));
+        self.quiet_until = Time(0);
     }
 
     /// A peer is there, and has no room for us; or one that we knew is gone.
@@ -154,16 +164,20 @@ impl AddressBook {
             self.known.remove(&addr);
             return;
         }
+        self.quiet_until = Time(0);
         let wait = (BACK_OFF_MIN * 2_u32.saturating_pow(known.failures - 1)).min(BACK_OFF_MAX);
         known.next = now + wait.mul_f64(rng.jitter(0.2));
     }
 
     /// A connection ended; its addresses may be dialled again after a while.
     pub fn closed(&mut self, now: Time, conn: ConnId, wait: Duration) {
-        for known in self.known.values_mut().filter(|k| k.conn == Some(conn)) {
-            known.conn = None;
-            known.last_connected = Some(now);
-            known.next = now + wait;
+        for addr in self.by_conn.remove(&conn).unwrap_or_default() {
+            if let Some(known) = self.known.get_mut(&addr).filter(|k| k.conn == Some(conn)) {
+                known.conn = None;
+                known.last_connected = Some(now);
+                known.next = now + wait;
+                self.quiet_until = Time(0);
+            }
         }
     }
 
@@ -175,17 +189,18 @@ impl AddressBook {
             }
             known.failures = 0;
             known.conn = Some(conn);
+            self.by_conn.entry(conn).or_default().push(addr);
         }
     }
 
     /// Whom to dial now, at most `room` of them. A seed has no use for seeds.
     pub fn dials(&mut self, now: Time, room: usize, we_are_seed: bool, rng: &mut Prng) -> Vec<SocketAddr> {
-        let alone = !self.known.values().any(|k| k.conn.is_some());
+        let alone = self.by_conn.is_empty();
         let (left, since) = self.allowance;
         let pace = if alone { PER_S_ALONE } else { PER_S };
         self.allowance = ((left + now.since(since).as_secs_f64() * pace).min(BURST), now);
         let room = room.min(DIALS_MAX.saturating_sub(self.dialing)).min(self.allowance.0 as usize);
-        if room == 0 {
+        if room == 0 || (now < self.quiet_until && self.quiet_for_seed == we_are_seed) {
             return Vec::new();
         }
         let rested = |k: &Known| alone && k.failed.is_some_and(|at| now.since(at) >= REST_ALONE);
@@ -199,6 +214,11 @@ impl AddressBook {
         });
         list.truncate(room);
         self.allowance.0 -= list.len() as f64;
+        if list.is_empty() {
+            let due = self.next_due(we_are_seed).unwrap_or(Time::NEVER);
+            self.quiet_until = if alone { due.min(now + AGAIN) } else { due };
+            self.quiet_for_seed = we_are_seed;
+        }
         for addr in &list {
             if let Some(known) = self.known.get_mut(addr) {
                 known.dialing = true;

@@ -3,7 +3,7 @@
 use super::blame::Suspect;
 use super::session::Session;
 use super::state::{Swarm, TICK};
-use super::{ConnId, Output, Time, TrackerId};
+use super::{ConnId, Output, Time, TrackerId, zones};
 use shoal_protocol::address::{Trust, reach};
 use shoal_protocol::announce::Handout;
 use shoal_protocol::limits::BITFIELD_BITS;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// Dial so many peers ourselves (and fill no more than two thirds of the limit); more may dial us, up to the limit. Well
 /// above ln N for any swarm.
-const DEGREE: usize = 24;
+const DEGREE: usize = 12;
 /// After a connection ended, how long until the same address is dialled again.
 const REDIAL: Duration = Duration::from_secs(2);
 /// A piece that a peer sent wrong is not asked of it again for so long; a fetch whose only source had one bad moment must
@@ -48,6 +48,7 @@ impl Swarm {
         };
         let itself = hello.peer == self.config.peer;
         let mut session = Session::new(now, remote, dialled, hello, rtt_us, self.geometry.pieces());
+        session.nearness = zones::nearness(&self.config.zone, &session.hello.zone);
         if let Some((reason, other)) = refuse {
             // What was dialled in vain backs off; of another way to a connected peer it is enough to know that it is one.
             match (dialled, session.dialable, other) {
@@ -57,6 +58,7 @@ impl Swarm {
                 _ => {}
             }
             session.refused_here = true;
+            self.turns.note(conn, &session);
             self.sessions.insert(conn, session);
             self.close(conn, reason);
             return;
@@ -69,7 +71,9 @@ impl Swarm {
             session.refused.extend(record.bad.iter().map(|piece| (*piece, now + BAD_FOR)));
         }
         let needs_manifest = session.hello.needs_manifest;
+        self.turns.note(conn, &session);
         self.sessions.insert(conn, session);
+        self.zones_changed(now);
         if needs_manifest {
             return;
         }
@@ -81,7 +85,7 @@ impl Swarm {
     }
 
     fn open_sessions(&self) -> usize {
-        self.sessions.values().filter(|s| !s.closing).count()
+        self.turns.standing()
     }
 
     /// Two connections between the same two peers: both sides keep the one that the smaller name dialled. Gives the
@@ -142,6 +146,7 @@ impl Swarm {
             session.closing = true;
             session.queue.clear();
             session.wants_any = 0;
+            self.turns.note(conn, session);
             self.out.push_back(Output::Close { conn, reason });
         }
         self.let_go(conn);
@@ -156,6 +161,7 @@ impl Swarm {
     fn let_go(&mut self, conn: ConnId) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         session.pipeline.asks = 0;
+        session.pipeline.late_asks = 0;
         for block in session.pipeline.take_all() {
             self.give_back(conn, block);
         }
@@ -165,9 +171,12 @@ impl Swarm {
     pub(super) fn closed(&mut self, now: Time, conn: ConnId) {
         self.let_go(conn);
         let Some(session) = self.sessions.remove(&conn) else { return };
+        self.turns.forget(conn);
         if session.told {
             self.uncount(&session);
+            self.uncount_zone(&session);
         }
+        self.zones_changed(now);
         if let Some(mut spread) = self.spread.take() {
             let picker = &self.picker;
             // Once somebody has everything, all of it is out, even if that one and its neighbours leave: who finished a

@@ -2,6 +2,7 @@
 
 use super::pieces::{BlockState, Stage, blocks_in};
 use super::state::Swarm;
+use super::waste::Cause;
 use super::{ConnId, Output, Time};
 use shoal_protocol::message::{Block, RejectReason};
 use shoal_protocol::{Message, WireError};
@@ -53,7 +54,7 @@ impl Swarm {
                 .sum();
             progress.clear();
             self.pieces.orphans.insert(piece);
-            self.counters.wasted += u64::from(length);
+            self.counters.waste.add(Cause::Bad, length.into());
             self.out.push_back(Output::Restart { piece });
         }
     }
@@ -69,12 +70,12 @@ impl Swarm {
     }
 
     /// A block that we asked for is no longer expected from this peer.
-    pub(super) fn withdraw(&mut self, now: Time, conn: ConnId, block: Block, tell: bool) {
+    pub(super) fn withdraw(&mut self, now: Time, conn: ConnId, block: Block, why: Cause, tell: bool) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         if session.pipeline.take(block).is_none() {
             return;
         }
-        session.expect_cancelled(block);
+        session.expect_cancelled(block, why);
         if tell {
             self.send(now, conn, Message::Cancel(block));
         }
@@ -86,20 +87,31 @@ impl Swarm {
         let Some(progress) = self.pieces.map.get_mut(&piece) else { return };
         let mut asked = Vec::new();
         for index in 0..progress.blocks.len() as u32 {
-            if let BlockState::Asked(a, b) = progress.blocks[index as usize] {
-                asked.extend(std::iter::once(a).chain(b).map(|conn| (conn, progress.block(piece, index))));
+            if let BlockState::Asked(conn) = progress.blocks[index as usize] {
+                asked.push((conn, progress.block(piece, index)));
             }
         }
         for (conn, block) in asked {
-            self.withdraw(now, conn, block, true);
+            self.withdraw(now, conn, block, Cause::Needless, true);
         }
     }
 
-    pub(super) fn rejected(&mut self, now: Time, conn: ConnId, block: Block, reason: RejectReason) {
-        let Some(session) = self.sessions.get_mut(&conn) else { return };
+    /// # Errors
+    /// When the peer keeps rejecting what was never asked of it: each reject costs a look at all connections.
+    pub(super) fn rejected(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        block: Block,
+        reason: RejectReason,
+    ) -> Result<(), WireError> {
+        let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
         if block.piece == u32::MAX {
-            session.pipeline.asks = session.pipeline.asks.saturating_sub(1);
+            if !session.pipeline.any_answered(now) {
+                return session.unexpected(block).map(|_| ());
+            }
             session.assigns = false;
+            self.count_zone(conn);
         } else {
             if reason == RejectReason::NoUpload {
                 session.hello.no_upload = true;
@@ -112,28 +124,30 @@ impl Swarm {
                     session.refused.insert(block.piece, now + REFUSED_FOR);
                 }
                 self.give_back(conn, block);
+            } else {
+                return session.unexpected(block).map(|_| ());
             }
         }
         self.refill_all(now);
+        Ok(())
     }
 
     pub(super) fn assigned(&mut self, now: Time, conn: ConnId, piece: u32) -> Result<(), WireError> {
         let length = self.geometry.piece_length(piece);
         let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
-        if length == 0 || session.pipeline.asks == 0 {
+        if length == 0 || !session.pipeline.any_answered(now) {
             return Err(WireError::Unexpected("an assignment"));
         }
-        session.pipeline.asks -= 1;
         if self.have.has(piece) || self.pieces.map.contains_key(&piece) || !session.may_send(now, piece) {
             let all = Block { piece, offset: 0, length: 0 };
-            session.expect_cancelled(all);
+            session.expect_cancelled(all, Cause::Assigned);
             self.send(now, conn, Message::Cancel(all));
         } else {
             self.picker.remove(piece);
             let progress = self.pieces.own(piece, length, conn);
             progress.solo |= self.blame.open.contains_key(&piece);
             for index in 0..blocks_in(length) {
-                progress.blocks[index as usize] = BlockState::Asked(conn, None);
+                progress.blocks[index as usize] = BlockState::Asked(conn);
                 session.pipeline.ask(now, progress.block(piece, index));
             }
         }
@@ -145,28 +159,29 @@ impl Swarm {
         self.counters.downloaded += u64::from(block.length);
         self.total_down.add(now, block.length.into());
         let Some(session) = self.sessions.get_mut(&conn) else {
-            self.discard(block);
+            self.discard(block, Cause::Stray);
             return;
         };
         session.heard = now;
         if session.closing {
-            self.discard(block);
+            self.discard(block, Cause::Stray);
             return;
         }
         let Some(asked) = session.pipeline.take(block) else {
             session.pipeline.spoke(now);
             match session.unexpected(block) {
                 // Given up and yet here: welcome, if nobody else was faster.
-                Ok(true) if self.is_still_wanted(conn, block) => self.store(now, conn, block),
-                Ok(_) => self.discard(block),
+                Ok(Some(_)) if self.is_still_wanted(conn, block) => self.store(now, conn, block),
+                Ok(why) => self.discard(block, why.unwrap_or(Cause::Stray)),
                 Err(error) => {
-                    self.discard(block);
+                    self.discard(block, Cause::Stray);
                     self.misbehaved(conn, &error);
                 }
             }
             return;
         };
         session.pipeline.arrived(now, block, asked.at);
+        session.rests.0 = now;
         session.delivered += u64::from(block.length);
         if session.is_seed() {
             self.counters.from_seeds += u64::from(block.length);
@@ -175,8 +190,8 @@ impl Swarm {
         self.refill(now, conn);
     }
 
-    fn discard(&mut self, block: Block) {
-        self.counters.wasted += u64::from(block.length);
+    fn discard(&mut self, block: Block, why: Cause) {
+        self.counters.waste.add(why, block.length.into());
         self.out.push_back(Output::Discard);
     }
 
@@ -191,15 +206,15 @@ impl Swarm {
     fn store(&mut self, now: Time, conn: ConnId, block: Block) {
         let progress = self.pieces.map.get_mut(&block.piece);
         let Some((progress, index)) = progress.and_then(|p| p.index_of(block).map(|i| (p, i))) else {
-            self.discard(block);
+            self.discard(block, Cause::Stray);
             return;
         };
-        let losers = match progress.blocks[index as usize] {
-            BlockState::Asked(a, b) => [Some(a), b],
-            _ => [None, None],
+        let loser = match progress.blocks[index as usize] {
+            BlockState::Asked(other) if other != conn => Some(other),
+            _ => None,
         };
         if progress.stage != Stage::Fetching || !progress.receive(index, conn) {
-            self.discard(block);
+            self.discard(block, Cause::Beaten);
             return;
         }
         let last = progress.is_whole();
@@ -210,22 +225,35 @@ impl Swarm {
             self.pieces.orphans.remove(&block.piece);
         }
         self.out.push_back(Output::Store { block, last });
-        for loser in losers.into_iter().flatten().filter(|c| *c != conn) {
-            self.withdraw(now, loser, block, true);
+        if let Some(loser) = loser {
+            self.withdraw(now, loser, block, Cause::Beaten, true);
             self.refill(now, loser);
         }
     }
 
     pub(super) fn refill_all(&mut self, now: Time) {
-        let conns: Vec<ConnId> = self.sessions.keys().copied().collect();
+        if self.told_complete {
+            return;
+        }
+        let mut conns: Vec<ConnId> = self.sessions.keys().copied().collect();
+        if self.zones.is_mixed() {
+            // Few of the far ones are asked at a time: not always the same.
+            let first = self.rng.below(conns.len());
+            conns.rotate_left(first);
+        }
         for conn in conns {
             self.refill(now, conn);
         }
     }
 
     pub(super) fn origin_is_spared(&mut self, now: Time) -> bool {
-        let others =
-            self.sessions.values().filter(|s| s.is_seed() && !s.hello.spreads && !s.pipeline.snubbed && !s.closing);
+        // Not in favour of those who are farther away than an origin is.
+        let origins = self.sessions.values().filter(|s| s.hello.spreads && s.told && !s.closing);
+        let near = origins.map(|s| s.nearness).max().unwrap_or(0);
+        let others = self
+            .sessions
+            .values()
+            .filter(|s| s.is_seed() && !s.hello.spreads && !s.pipeline.snubbed && !s.closing && s.nearness >= near);
         let others = others.count();
         let rate = self.total_down.rate(now);
         self.spare.update(now, others, rate)
@@ -237,7 +265,7 @@ impl Swarm {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         let owed: Vec<Block> = session.pipeline.asked.iter().map(|a| a.block).collect();
         for block in owed {
-            self.withdraw(now, conn, block, true);
+            self.withdraw(now, conn, block, Cause::Overdue, true);
         }
         self.release_piece(conn);
         if let Some(session) = self.sessions.get_mut(&conn) {

@@ -20,6 +20,8 @@ impl Swarm {
         self.check_counts()?;
         self.check_requests()?;
         self.check_pieces()?;
+        self.check_zones()?;
+        self.turns.check(self.sessions.iter().map(|(c, s)| (*c, s)))?;
         if let Some(spread) = &self.spread {
             spread.check(self.sessions.iter().map(|(c, s)| (*c, &s.have)))?;
         }
@@ -50,14 +52,14 @@ impl Swarm {
 
     /// Blocks asked for and pipelines are the same thing seen from two sides.
     fn check_requests(&self) -> Result<(), String> {
-        for (conn, session) in &self.sessions {
+        for (conn, session) in self.sessions.iter() {
             let bytes: u64 = session.pipeline.asked.iter().map(|a| u64::from(a.block.length)).sum();
             must!(bytes == session.pipeline.bytes, "connection {conn}: {bytes} bytes asked, not what is counted");
             must!(!session.closing || session.pipeline.asked.is_empty(), "connection {conn} closes and owes blocks");
             for asked in &session.pipeline.asked {
                 let progress = self.pieces.map.get(&asked.block.piece);
                 let state = progress.and_then(|p| p.index_of(asked.block).map(|i| p.blocks[i as usize]));
-                let known = matches!(state, Some(BlockState::Asked(a, b)) if a == *conn || b == Some(*conn));
+                let known = matches!(state, Some(BlockState::Asked(a)) if a == *conn);
                 must!(known, "connection {conn} owes {:?}, which stands at {state:?}", asked.block);
             }
             let writing = (session.writing.0 == 0) == (session.writing.1 == 0);
@@ -65,13 +67,10 @@ impl Swarm {
         }
         for (piece, progress) in &self.pieces.map {
             for (index, state) in progress.blocks.iter().enumerate() {
-                let BlockState::Asked(a, b) = *state else { continue };
-                for conn in std::iter::once(a).chain(b) {
-                    let owes = self.sessions.get(&conn).is_some_and(|s| {
-                        s.pipeline.asked.iter().any(|k| k.block == progress.block(*piece, index as u32))
-                    });
-                    must!(owes, "block {index} of piece {piece} is asked of {conn}, which doesn't know");
-                }
+                let BlockState::Asked(conn) = *state else { continue };
+                let block = progress.block(*piece, index as u32);
+                let owes = self.sessions.get(&conn).is_some_and(|s| s.pipeline.asked.iter().any(|k| k.block == block));
+                must!(owes, "block {index} of piece {piece} is asked of {conn}, which doesn't know");
             }
         }
         Ok(())

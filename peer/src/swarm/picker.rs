@@ -9,6 +9,8 @@ use super::prng::Prng;
 use shoal_protocol::Bitfield;
 
 const NOT_LISTED: u32 = u32::MAX;
+/// With fewer candidates than this all of them are compared.
+const FEW: usize = 32;
 
 /// Availability and order of pieces.
 #[derive(Debug)]
@@ -17,11 +19,14 @@ pub struct Picker {
     counts: Vec<u16>,
     /// Pieces that may be started, ascending by count.
     order: Vec<u32>,
+    /// The same pieces as a set.
+    listed: Bitfield,
     /// Where each piece stands in `order`.
     position: Vec<u32>,
     /// `edges[c]`: where the bucket of count `c` begins; buckets past the end are empty.
     edges: Vec<u32>,
     seeds: u32,
+    returned: u64,
 }
 
 impl Picker {
@@ -34,7 +39,11 @@ impl Picker {
         for (at, piece) in order.iter().enumerate() {
             position[*piece as usize] = at as u32;
         }
-        Self { counts: vec![0; have.len() as usize], order, position, edges: vec![0], seeds: 0 }
+        let mut listed = Bitfield::none(have.len());
+        for piece in &order {
+            listed.set(*piece, true);
+        }
+        Self { counts: vec![0; have.len() as usize], order, listed, position, edges: vec![0], seeds: 0, returned: 0 }
     }
 
     /// How many pieces may be started.
@@ -47,6 +56,12 @@ impl Picker {
     #[must_use]
     pub fn is_listed(&self, piece: u32) -> bool {
         self.position[piece as usize] != NOT_LISTED
+    }
+
+    /// How many times a piece was put back.
+    #[must_use]
+    pub fn returned(&self) -> u64 {
+        self.returned
     }
 
     /// How many connected peers have a piece, seeds included.
@@ -112,6 +127,7 @@ impl Picker {
         }
         debug_assert_eq!(at as usize, self.order.len() - 1);
         self.order.pop();
+        self.listed.set(piece, false);
         self.position[piece as usize] = NOT_LISTED;
     }
 
@@ -123,6 +139,8 @@ impl Picker {
         let count = self.counts[piece as usize];
         self.edge_mut(count, self.order.len() as u32);
         self.order.push(piece);
+        self.listed.set(piece, true);
+        self.returned += 1;
         self.position[piece as usize] = self.order.len() as u32 - 1;
         let mut at = self.order.len() as u32 - 1;
         for above in (usize::from(count) + 1..self.edges.len()).rev() {
@@ -133,18 +151,38 @@ impl Picker {
         }
     }
 
-    /// The rarest piece that may be started and that `wanted` accepts. With `random`, any such piece instead: the first
-    /// pieces of a newcomer should be soon had, not rare.
-    pub fn pick(&self, rng: &mut Prng, random: bool, mut wanted: impl FnMut(u32) -> bool) -> Option<u32> {
+    /// The rarest piece among those of `have` that may be started and that `wanted` accepts. With `random`, any such piece
+    /// instead: the first pieces of a newcomer should be soon had, not rare.
+    ///
+    /// A peer with many such pieces has one of them near the start of the order; one with few has them counted out. So
+    /// a choice costs one look at each word of the set, and few looks besides.
+    pub fn pick(
+        &self,
+        rng: &mut Prng,
+        random: bool,
+        have: &Bitfield,
+        mut wanted: impl FnMut(u32) -> bool,
+    ) -> Option<u32> {
+        let mut few = [0; FEW];
+        let mut found = 0;
+        for piece in self.listed.common(have).take(FEW) {
+            few[found] = piece;
+            found += 1;
+        }
+        if found < FEW {
+            let few = &mut few[..found];
+            let start = rng.below(found);
+            few.rotate_left(start);
+            let rarest = |p: &u32| if random { 0 } else { self.counts[*p as usize] };
+            return few.iter().copied().filter(|p| wanted(*p)).min_by_key(rarest);
+        }
+        let mut wanted = |piece| have.has(piece) && wanted(piece);
         let total = self.order.len();
         let mut scan = |from: usize, to: usize| {
             let width = to - from;
             let start = rng.below(width);
             (0..width).map(|i| self.order[from + (start + i) % width]).find(|p| wanted(*p))
         };
-        if total == 0 {
-            return None;
-        }
         if random {
             return scan(0, total);
         }
@@ -186,6 +224,7 @@ mod tests {
         let order: std::collections::BTreeSet<u32> = picker.order.iter().copied().collect();
         assert_eq!(&order, listed);
         assert_eq!(picker.order.len(), listed.len());
+        assert!(picker.listed.ones().eq(listed.iter().copied()));
         for (at, piece) in picker.order.iter().enumerate() {
             assert_eq!(picker.position[*piece as usize] as usize, at);
             let count = picker.counts[*piece as usize];
@@ -193,6 +232,8 @@ mod tests {
         }
         assert!(picker.edges.windows(2).all(|w| w[0] <= w[1]));
     }
+
+    const PIECES: u32 = 80;
 
     #[derive(Debug, Clone)]
     enum Step {
@@ -204,21 +245,24 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            4 => (0..20_u32).prop_map(Step::More),
-            3 => (0..20_u32).prop_map(Step::Less),
-            1 => (0..20_u32).prop_map(Step::Remove),
-            1 => (0..20_u32).prop_map(Step::Insert),
+            4 => (0..PIECES).prop_map(Step::More),
+            3 => (0..PIECES).prop_map(Step::Less),
+            1 => (0..PIECES).prop_map(Step::Remove),
+            1 => (0..PIECES).prop_map(Step::Insert),
         ];
         prop::collection::vec(step, 0..200)
     }
 
     proptest! {
         #[test]
-        fn the_rarest_comes_first_whatever_happened(steps in steps(), seed: u64) {
+        fn the_rarest_comes_first_whatever_happened(steps in steps(), seed: u64, density in 1..9_usize) {
             let mut rng = Prng::new(seed);
-            let mut picker = Picker::new(&Bitfield::none(20), &mut rng);
-            let mut listed: std::collections::BTreeSet<u32> = (0..20).collect();
-            let mut counts = [0_u32; 20];
+            let mut picker = Picker::new(&Bitfield::none(PIECES), &mut rng);
+            let mut listed: std::collections::BTreeSet<u32> = (0..PIECES).collect();
+            let mut counts = [0_u32; PIECES as usize];
+            // From peers with few pieces to those with nearly all.
+            let mut has = Bitfield::none(PIECES);
+            (0..PIECES).for_each(|p| _ = has.set(p, rng.below(9) < density));
             for step in steps {
                 match step {
                     Step::More(p) => { picker.increment(p); counts[p as usize] += 1; }
@@ -227,12 +271,16 @@ mod tests {
                     Step::Insert(p) => { picker.insert(p); listed.insert(p); }
                 }
                 check(&picker, &listed);
-                let best = listed.iter().map(|p| counts[*p as usize]).min();
-                let picked = picker.pick(&mut rng, false, |_| true);
-                prop_assert_eq!(picked.map(|p| counts[p as usize]), best);
-                let odd = picker.pick(&mut rng, false, |p| p % 2 == 1);
-                let best_odd = listed.iter().filter(|p| *p % 2 == 1).map(|p| counts[*p as usize]).min();
-                prop_assert_eq!(odd.map(|p| counts[p as usize]), best_odd);
+                for odd in [false, true] {
+                    let wanted = |p: &u32| !odd || p % 2 == 1;
+                    let best = listed.iter().filter(|p| has.has(**p) && wanted(p)).map(|p| counts[*p as usize]).min();
+                    let picked = picker.pick(&mut rng, false, &has, |p| wanted(&p));
+                    prop_assert_eq!(picked.map(|p| counts[p as usize]), best);
+                    prop_assert!(picked.is_none_or(|p| has.has(p) && wanted(&p) && listed.contains(&p)));
+                    let any = picker.pick(&mut rng, true, &has, |p| wanted(&p));
+                    prop_assert_eq!(any.is_some(), best.is_some());
+                    prop_assert!(any.is_none_or(|p| has.has(p) && wanted(&p) && listed.contains(&p)));
+                }
             }
         }
     }
@@ -242,7 +290,7 @@ mod tests {
         let picks: std::collections::BTreeSet<_> = (0..50)
             .map(|seed| {
                 let mut rng = Prng::new(seed);
-                Picker::new(&Bitfield::none(1000), &mut rng).pick(&mut rng, false, |_| true)
+                Picker::new(&Bitfield::none(1000), &mut rng).pick(&mut rng, false, &Bitfield::all(1000), |_| true)
             })
             .collect();
         assert!(picks.len() > 40);

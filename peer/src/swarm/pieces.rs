@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 pub enum BlockState {
     /// Nobody was asked.
     Missing,
-    /// Asked of one peer, or of two near the end.
-    Asked(ConnId, Option<ConnId>),
+    /// Asked of one peer.
+    Asked(ConnId),
     /// There, from this peer.
     Received(ConnId),
 }
@@ -135,11 +135,7 @@ impl Progress {
     pub fn unask(&mut self, index: u32, conn: ConnId) -> bool {
         let state = &mut self.blocks[index as usize];
         *state = match *state {
-            BlockState::Asked(a, other) if a == conn => match other {
-                Some(b) => BlockState::Asked(b, None),
-                None => BlockState::Missing,
-            },
-            BlockState::Asked(a, Some(b)) if b == conn => BlockState::Asked(a, None),
+            BlockState::Asked(a) if a == conn => BlockState::Missing,
             same => same,
         };
         *state == BlockState::Missing
@@ -206,9 +202,9 @@ mod tests {
     #[test]
     fn a_block_counts_once_and_names_its_sender() {
         let mut p = Progress::new(2 * BLOCK_BYTES);
-        p.blocks[0] = BlockState::Asked(1, Some(2));
+        p.blocks[0] = BlockState::Asked(2);
         assert!(!p.unask(0, 1));
-        assert_eq!(p.blocks[0], BlockState::Asked(2, None));
+        assert_eq!(p.blocks[0], BlockState::Asked(2));
         assert!(p.unask(0, 2));
         assert!(p.receive(0, 2) && !p.receive(0, 1) && !p.is_whole());
         assert!(p.receive(1, 3) && p.is_whole());

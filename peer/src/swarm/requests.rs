@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Most bytes asked of one peer: fills 10 Gbit/s at 50 ms.
 pub const WINDOW_MAX: u64 = 64 << 20;
 /// Fewest bytes in the window: four pieces of the smallest size, or one block.
-const WINDOW_MIN: u64 = BLOCK_BYTES as u64;
+pub const WINDOW_MIN: u64 = BLOCK_BYTES as u64;
 /// What a peer's disk, scheduler and queue may add to the round trip without the pipe running dry.
 const SLACK: Duration = Duration::from_millis(50);
 /// Shortest silence that is held against a peer that owes blocks.
@@ -30,6 +30,10 @@ const PROBE_AFTER: Duration = Duration::from_secs(10);
 const PROBE_SPOKEN: Duration = Duration::from_secs(2);
 /// Patience with a peer that has never sent anything: its queue may be long.
 const PATIENCE_FIRST: Duration = Duration::from_secs(4);
+
+/// How long an origin may leave requests for any piece without an answer before it is asked by name. Long, as whoever has
+/// a long relay backlog is rightly left waiting: 64 fetchers with pieces of 4 MiB at 100 Mbit/s wait for 21 s.
+const PATIENCE_ANY: Duration = Duration::from_secs(30);
 
 /// A block that was asked for.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +53,10 @@ pub struct Pipeline {
     pub bytes: u64,
     /// Requests for any piece that were not answered.
     pub asks: u32,
+    /// Since when the oldest of them waits, or since when the last was answered.
+    pub asks_since: Time,
+    /// Requests for any piece that are no longer waited for; an answer is still taken.
+    pub late_asks: u32,
     /// The peer owed us blocks for too long: it gets nothing until it speaks again, or one block to try after a while.
     pub snubbed: bool,
     /// What arrives.
@@ -69,6 +77,8 @@ impl Pipeline {
             asked: VecDeque::new(),
             bytes: 0,
             asks: 0,
+            asks_since: now,
+            late_asks: 0,
             snubbed: false,
             meter: Meter::new(now),
             rtt: Duration::from_micros(rtt_us),
@@ -80,16 +90,55 @@ impl Pipeline {
         }
     }
 
+    /// Twice the bandwidth-delay product.
+    #[must_use]
+    pub fn product(&self, now: Time) -> f64 {
+        let delay = self.rtt + SLACK;
+        self.rate(now) * delay.as_secs_f64() * 2.0
+    }
+
+    /// What arrives, in bytes per second.
+    #[must_use]
+    pub fn rate(&self, now: Time) -> f64 {
+        self.meter.clone().rate(now)
+    }
+
     /// How many bytes may be under way now.
-    pub fn window(&mut self, now: Time) -> u64 {
+    pub fn window(&mut self, now: Time, least: u64) -> u64 {
         if self.snubbed {
             return u64::from(now >= self.probe_at);
         }
-        let delay = self.rtt + SLACK;
-        let product = self.meter.rate(now) * delay.as_secs_f64() * 2.0;
+        let product = self.product(now);
         let block = u64::from(BLOCK_BYTES);
         let spare = if product as u64 >= block / 2 { block } else { 0 };
-        (product as u64 + spare).clamp(WINDOW_MIN, WINDOW_MAX)
+        (product as u64 + spare).clamp(least, WINDOW_MAX)
+    }
+
+    /// A piece of the peer's choice was asked for.
+    pub fn ask_any(&mut self, now: Time) {
+        if self.asks == 0 {
+            self.asks_since = now;
+        }
+        self.asks += 1;
+    }
+
+    /// A request for any piece was answered; returns whether there was one.
+    pub fn any_answered(&mut self, now: Time) -> bool {
+        self.asks_since = now;
+        let count = if self.asks > 0 { &mut self.asks } else { &mut self.late_asks };
+        let answers = *count > 0;
+        *count = count.saturating_sub(1);
+        answers
+    }
+
+    /// Gives up waiting for answers to requests for any piece, when that took too long; returns whether it did.
+    pub fn give_up_asks(&mut self, now: Time) -> bool {
+        let since = self.asks_since.max(self.waiting_since);
+        if self.asks == 0 || now.since(since) <= PATIENCE_ANY {
+            return false;
+        }
+        self.late_asks += std::mem::take(&mut self.asks);
+        true
     }
 
     /// A block was asked for.
@@ -184,12 +233,12 @@ mod tests {
     #[test]
     fn the_window_follows_the_bandwidth_delay_product() {
         let mut p = Pipeline::new(at(0), 100_000);
-        assert_eq!(p.window(at(0)), WINDOW_MIN);
+        assert_eq!(p.window(at(0), WINDOW_MIN), WINDOW_MIN);
         let mut asked = 0;
         let mut arrived = 0;
         // 1 Gbit/s: a block each 2.1 ms, as many as were asked for.
         for ms in (0..5000).step_by(2) {
-            while p.bytes < p.window(at(ms)) {
+            while p.bytes < p.window(at(ms), WINDOW_MIN) {
                 p.ask(at(ms), block(asked));
                 asked += 1;
             }
@@ -199,7 +248,7 @@ mod tests {
                 arrived += 1;
             }
         }
-        assert!(p.window(at(5000)) > 12_500_000, "{}", p.window(at(5000)));
+        assert!(p.window(at(5000), WINDOW_MIN) > 12_500_000, "{}", p.window(at(5000), WINDOW_MIN));
     }
 
     #[test]

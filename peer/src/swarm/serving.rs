@@ -34,6 +34,7 @@ impl Swarm {
         } else {
             session.expect_turn(now);
             session.queue.push_back(block);
+            self.note_turn(conn);
             self.serve(now);
             return Ok(());
         };
@@ -57,6 +58,7 @@ impl Swarm {
             return Err(WireError::Unexpected("more requests than the queue depth allows"));
         }
         session.wants_any += 1;
+        self.note_turn(conn);
         self.serve(now);
         Ok(())
     }
@@ -69,18 +71,30 @@ impl Swarm {
         if self.spread.as_ref().is_none_or(Spread::is_done) {
             self.reject_any(now);
         }
-        let writing: Vec<ConnId> = self.sessions.iter().filter(|(_, s)| s.writing.0 > 0).map(|(c, _)| *c).collect();
+        let writing: Vec<ConnId> = self.turns.writing().collect();
         for conn in writing {
             self.fill_turn(now, conn);
         }
+        self.open_turns(now, false);
+        if self.zones.is_mixed() {
+            self.open_turns(now, true);
+        }
+    }
+
+    /// Opens turns of one kind while there is room.
+    fn open_turns(&mut self, now: Time, far: bool) {
         let rate = self.total_up.rate(now);
-        while upload::open_turns(&self.sessions, now, rate) < upload::TURNS {
-            let starved = upload::starved_asker(&self.sessions, now);
-            let next = starved.or_else(|| self.next_any_asker()).or_else(|| upload::next_asker(&self.sessions));
+        while self.turns.open(now, rate, far) < upload::turns(far) {
+            let next = self.turns.continuing_asker(far);
+            let next = next
+                .or_else(|| self.turns.starved_asker(now, far))
+                .or_else(|| self.next_any_asker(far))
+                .or_else(|| self.turns.next_asker(far));
             let Some(conn) = next else { return };
             if let Some(session) = self.sessions.get_mut(&conn) {
                 session.turn_piece = None;
                 session.turn_moved = now;
+                self.turns.note(conn, session);
             }
             self.fill_turn(now, conn);
             if self.sessions.get(&conn).is_none_or(|s| s.writing.0 == 0) {
@@ -95,7 +109,7 @@ impl Swarm {
 
     /// Requests for any piece that can't be met get their answer.
     pub(super) fn reject_any(&mut self, now: Time) {
-        let asking: Vec<ConnId> = self.sessions.iter().filter(|(_, s)| s.wants_any > 0).map(|(c, _)| *c).collect();
+        let asking: Vec<ConnId> = self.turns.asking_any().collect();
         for conn in asking {
             self.reject_asks_of(now, conn);
         }
@@ -103,6 +117,7 @@ impl Swarm {
 
     fn reject_asks_of(&mut self, now: Time, conn: ConnId) {
         let count = self.sessions.get_mut(&conn).map_or(0, |s| std::mem::take(&mut s.wants_any));
+        self.note_turn(conn);
         for _ in 0..count {
             let block = Block { piece: u32::MAX, offset: 0, length: 0 };
             self.send(now, conn, Message::Reject { block, reason: RejectReason::NothingToAssign });
@@ -110,13 +125,13 @@ impl Swarm {
     }
 
     /// The peer to give the next unspread piece to: the one with the shortest relay backlog.
-    pub(super) fn next_any_asker(&self) -> Option<ConnId> {
+    /// Far peers are given none while there are enough in the zone to pass it on.
+    pub(super) fn next_any_asker(&self, far: bool) -> Option<ConnId> {
+        if far && self.zones.keeps_inside {
+            return None;
+        }
         let spread = self.spread.as_ref()?;
-        let asks = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| s.wants_any > 0 && s.writing.0 == 0 && s.queue.is_empty() && !s.closing);
-        asks.min_by_key(|(c, s)| (spread.backlog(**c), s.have.count(), s.turn_moved)).map(|(c, _)| *c)
+        self.turns.next_any_asker(far, |conn| spread.backlog(conn))
     }
 
     /// Gives a peer the next piece of our choice.
@@ -134,18 +149,14 @@ impl Swarm {
             let offset = index * BLOCK_BYTES;
             session.queue.push_back(Block { piece, offset, length: (length - offset).min(BLOCK_BYTES) });
         }
+        self.note_turn(conn);
         self.send(now, conn, Message::Assign { piece });
         true
     }
 
     /// Hands blocks to a peer's writer while its turn lasts and there is room.
     pub(super) fn fill_turn(&mut self, now: Time, conn: ConnId) {
-        let others_wait = self.sessions.iter().any(|(c, s)| {
-            *c != conn
-                && s.writing.0 == 0
-                && !s.closing
-                && (!s.queue.is_empty() || (s.wants_any > 0 && self.is_spreading()))
-        });
+        let others_wait = self.turns.others_wait(conn, self.is_spreading());
         loop {
             let Some(session) = self.sessions.get_mut(&conn) else { return };
             if session.closing || session.writing.1 >= upload::writer_room(session, now) {
@@ -163,9 +174,14 @@ impl Swarm {
                 return;
             }
             session.turn_piece = Some(block.piece);
+            let (last, rest) = session.last_piece;
+            let whole = blocks_in(self.geometry.piece_length(block.piece));
+            let rest = if last == block.piece { rest } else { whole };
+            session.last_piece = (block.piece, rest.saturating_sub(1));
             session.queue.pop_front();
             session.writing.0 += 1;
             session.writing.1 += u64::from(block.length);
+            self.turns.note(conn, session);
             self.out.push_back(Output::SendBlock { conn, block });
         }
     }
@@ -194,7 +210,15 @@ impl Swarm {
             session.writing.0 = session.writing.0.saturating_sub(1);
             session.writing.1 = session.writing.1.saturating_sub(block.length.into());
             session.turn_moved = now;
+            self.turns.note(conn, session);
         }
         self.serve(now);
+    }
+
+    /// What matters for turns changed on a connection.
+    pub(super) fn note_turn(&mut self, conn: ConnId) {
+        if let Some(session) = self.sessions.get(&conn) {
+            self.turns.note(conn, session);
+        }
     }
 }

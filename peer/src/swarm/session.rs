@@ -3,6 +3,7 @@
 use super::Time;
 use super::rate::Meter;
 use super::requests::Pipeline;
+use super::waste::Cause;
 use shoal_protocol::message::{Block, Hello};
 use shoal_protocol::{Bitfield, WireError, ranges};
 use std::collections::{BTreeMap, VecDeque};
@@ -13,9 +14,26 @@ const CANCELLED_KEPT: usize = 2_048;
 /// Blocks that nobody asked for which end a connection.
 const UNASKED_MAX: u32 = 8;
 
-/// A connected peer.
+/// A connected peer. What every *have* looks at stands first, in one cache line or two: a big swarm consists of those.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Session {
+    /// Last time we heard from it.
+    pub heard: Time,
+    /// Until when there is nothing to ask it for, unless a piece is given back: what the picker counted of those.
+    pub rests: (Time, u64),
+    /// Until when it is asked for nothing at all: what it rejects at once must not be asked again at once.
+    pub hold_until: Time,
+    /// What it has.
+    pub have: Bitfield,
+    /// How many of its pieces we lack.
+    pub useful: u32,
+    /// It has said what it has.
+    pub told: bool,
+    /// It is to be closed; nothing more is asked or sent.
+    pub closing: bool,
+    /// It was counted as finished.
+    pub counted_finished: bool,
     /// The remote socket address.
     pub remote: SocketAddr,
     /// Where it can be dialled, if it said so.
@@ -23,13 +41,17 @@ pub struct Session {
     /// Whether it dialled us.
     pub incoming: bool,
     /// What it said at the start.
-    pub hello: Hello,
-    /// What it has.
-    pub have: Bitfield,
-    /// It has said what it has.
-    pub told: bool,
-    /// How many of its pieces we lack.
-    pub useful: u32,
+    pub hello: Box<Hello>,
+    /// How near it is ([`super::zones`]), and whether what it has counts as being in our zone.
+    pub nearness: u8,
+    /// See `nearness`.
+    pub in_zone: bool,
+    /// It is served by the turns for far peers.
+    pub far_turn: bool,
+    /// Last time that it was told of pieces that could wait.
+    pub far_told: Time,
+    /// Last time that it had a piece before all others who are as near, or had none to bring.
+    pub brought: Time,
     /// What we asked of it.
     pub pipeline: Pipeline,
     /// It still gives out pieces of its own choice.
@@ -40,8 +62,8 @@ pub struct Session {
     pub probation: bool,
     /// Until when it told us to ask others.
     pub busy_until: Time,
-    /// Until when it is asked for nothing at all: what it rejects at once must not be asked again at once.
-    pub hold_until: Time,
+    /// Pieces that we have and it had before us: it hears of them later.
+    pub owed_haves: Vec<u32>,
     /// What it asked of us, in order.
     pub queue: VecDeque<Block>,
     /// Its unanswered requests for any piece.
@@ -52,10 +74,10 @@ pub struct Session {
     pub turn_moved: Time,
     /// The piece that its turn is spent on.
     pub turn_piece: Option<u32>,
+    /// The piece of the last block that it got, and how many more of its blocks it may have before others.
+    pub last_piece: (u32, u32),
     /// What we send it.
     pub up: Meter,
-    /// Last time we heard from it.
-    pub heard: Time,
     /// Last time we sent it anything.
     pub spoke: Time,
     /// The CV batch asked of it.
@@ -66,15 +88,11 @@ pub struct Session {
     pub cv_late: Option<u32>,
     /// Payload bytes that came from it.
     pub delivered: u64,
-    /// It was counted as finished.
-    pub counted_finished: bool,
     /// It was never let in.
     pub refused_here: bool,
     /// It ended the connection because it doesn't want us: dialling again backs off.
     pub unwelcome: bool,
-    /// It is to be closed; nothing more is asked or sent.
-    pub closing: bool,
-    cancelled: VecDeque<Block>,
+    cancelled: VecDeque<(Block, Cause)>,
     unasked: u32,
 }
 
@@ -99,7 +117,12 @@ impl Session {
             dialable,
             incoming: dialled.is_none(),
             assigns: hello.spreads,
-            hello,
+            hello: Box::new(hello),
+            nearness: 0,
+            in_zone: false,
+            far_turn: false,
+            brought: now,
+            far_told: now,
             have: Bitfield::none(pieces),
             told: false,
             useful: 0,
@@ -108,11 +131,14 @@ impl Session {
             probation: false,
             busy_until: Time(0),
             hold_until: Time(0),
+            rests: (Time(0), 0),
+            owed_haves: Vec::new(),
             queue: VecDeque::new(),
             wants_any: 0,
             writing: (0, 0),
             turn_moved: now,
             turn_piece: None,
+            last_piece: (u32::MAX, 0),
             up: Meter::new(now),
             heard: now,
             spoke: now,
@@ -154,29 +180,38 @@ impl Session {
         self.refused.get(&piece).is_none_or(|until| *until <= now)
     }
 
+    /// Whether the next block that it asks for belongs to the piece that its last turn was spent on. Who asks for more
+    /// than the piece's blocks waits like everybody else.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        let (piece, rest) = self.last_piece;
+        rest > 0 && self.queue.front().is_some_and(|b| b.piece == piece)
+    }
+
     /// Notes a cancelled block, which may still arrive.
-    pub fn expect_cancelled(&mut self, block: Block) {
+    pub fn expect_cancelled(&mut self, block: Block, why: Cause) {
         if self.cancelled.len() == CANCELLED_KEPT {
             self.cancelled.pop_front();
         }
-        self.cancelled.push_back(block);
+        self.cancelled.push_back((block, why));
     }
 
-    /// A block arrived that is not in the pipeline: whether it had been asked for once.
+    /// A block arrived that is not in the pipeline: why it was cancelled, if it had been asked for once.
     ///
     /// # Errors
     /// When too many came that nobody asked for.
-    pub fn unexpected(&mut self, block: Block) -> Result<bool, WireError> {
+    pub fn unexpected(&mut self, block: Block) -> Result<Option<Cause>, WireError> {
         // A cancel with length 0 stands for every block of its piece.
-        let known = |c: &Block| *c == block || (c.length == 0 && c.piece == block.piece);
+        let known = |(c, _): &(Block, Cause)| *c == block || (c.length == 0 && c.piece == block.piece);
         if let Some(at) = self.cancelled.iter().position(known) {
-            if self.cancelled[at].length > 0 {
+            let (cancelled, why) = self.cancelled[at];
+            if cancelled.length > 0 {
                 self.cancelled.remove(at);
             }
-            return Ok(true);
+            return Ok(Some(why));
         }
         self.unasked += 1;
-        if self.unasked > UNASKED_MAX { Err(WireError::Unexpected("blocks that nobody asked for")) } else { Ok(false) }
+        if self.unasked > UNASKED_MAX { Err(WireError::Unexpected("blocks that nobody asked for")) } else { Ok(None) }
     }
 
     /// Checks ranges of pieces from the wire.

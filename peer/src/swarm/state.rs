@@ -12,8 +12,12 @@ use super::prng::Prng;
 use super::proofs::NO_CVS_FOR;
 use super::rate::Meter;
 use super::session::Session;
+use super::sessions::Sessions;
 use super::spare::Spare;
 use super::spread::Spread;
+use super::upload::Turns;
+use super::waste::Waste;
+use super::zones::Zones;
 use super::{Config, ConnId, Input, Output, Time};
 use shoal_protocol::address::{Trust, reach};
 use shoal_protocol::message::GoodbyeReason;
@@ -23,10 +27,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often stalls, idleness, addresses and turns are looked at while anybody is connected.
+/// How often addresses, pipelines and turns are looked at while anybody is connected.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// The same with nobody connected.
 const TICK_ALONE: Duration = Duration::from_millis(500);
+/// How often connections are looked at for what is late. The shortest patience is a second.
+const SWEEP: Duration = Duration::from_millis(200);
+/// How often they hear of what can wait: new peers, pieces that they have themselves.
+const TELL_PEERS: Duration = Duration::from_millis(500);
+/// So many neighbours are looked at with each tick, on average.
+const NEIGHBOURS_A_TICK: usize = 16;
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(120);
 /// When a peer hasn't answered a CV request after this long, others are asked.
@@ -42,7 +52,7 @@ pub struct Counters {
     /// Payload bytes sent.
     pub uploaded: u64,
     /// Payload bytes received for nothing.
-    pub wasted: u64,
+    pub waste: Waste,
     /// Pieces that failed verification.
     pub bad_pieces: u64,
     /// Peers seen to become complete.
@@ -56,7 +66,7 @@ pub struct Counters {
 pub struct Swarm {
     pub(super) geometry: Arc<Geometry>,
     pub(super) rng: Prng,
-    pub(super) sessions: BTreeMap<ConnId, Session>,
+    pub(super) sessions: Sessions,
     pub(super) have: Bitfield,
     pub(super) picker: Picker,
     pub(super) pieces: Pieces,
@@ -70,12 +80,17 @@ pub struct Swarm {
     pub(super) book: AddressBook,
     pub(super) announcer: Announcer,
     pub(super) pex: Pex,
+    pub(super) zones: Zones,
     pub(super) blame: Blame,
     /// Who sent blocks of pieces under way and is no longer connected.
     pub(super) departed: BTreeMap<ConnId, Suspect>,
+    pub(super) turns: Turns,
     pub(super) fresh_haves: BTreeSet<u32>,
     pub(super) haves_due: Time,
     pub(super) tick_due: Time,
+    sweep_due: Time,
+    refill_due: Time,
+    peers_due: Time,
     pub(super) total_down: Meter,
     pub(super) total_up: Meter,
     pub(super) counters: Counters,
@@ -100,18 +115,23 @@ impl Swarm {
             spare: Spare::new(now, config.trackers > 0),
             cvs: CvBook::new(Arc::clone(&geometry), config.roots.clone(), config.cvs.clone()),
             announcer: Announcer::new(now, config.trackers, complete),
-            sessions: BTreeMap::new(),
+            sessions: Sessions::default(),
             have: config.have.clone(),
             pieces: Pieces::default(),
             on_piece: BTreeMap::new(),
             out: VecDeque::new(),
             book: AddressBook::default(),
             pex: Pex::default(),
+            zones: Zones::new(now, geometry.pieces()),
             blame: Blame::default(),
             departed: BTreeMap::new(),
+            turns: Turns::default(),
             fresh_haves: BTreeSet::new(),
             haves_due: Time::NEVER,
             tick_due: now,
+            sweep_due: now,
+            refill_due: now,
+            peers_due: now,
             total_down: Meter::new(now),
             total_up: Meter::new(now),
             counters: Counters::default(),
@@ -137,7 +157,9 @@ impl Swarm {
                     && !session.closing
                 {
                     session.heard = now;
-                    session.pipeline.spoke(now);
+                    if session.pipeline.snubbed {
+                        session.pipeline.spoke(now);
+                    }
                     if let Err(error) = self.message(now, conn, message) {
                         self.misbehaved(conn, &error);
                     }
@@ -288,8 +310,9 @@ impl Swarm {
             Message::Cancel(block) => {
                 let all = block.length == 0;
                 session.queue.retain(|b| if all { b.piece != block.piece } else { *b != block });
+                self.turns.note(conn, session);
             }
-            Message::Reject { block, reason } => self.rejected(now, conn, block, reason),
+            Message::Reject { block, reason } => self.rejected(now, conn, block, reason)?,
             Message::Busy { block, peers } => {
                 let trust = Trust { source: reach(session.remote.ip()), allow_private: self.config.allow_private };
                 session.busy_until = now + BUSY_FOR;
@@ -354,16 +377,50 @@ impl Swarm {
             self.out.push_back(Output::Announce { tracker, event, want });
         }
         self.dial(now);
-        let conns: Vec<ConnId> = self.sessions.keys().copied().collect();
-        for conn in conns {
-            self.tick_session(now, conn);
+        // With many neighbours each is looked at less often: what is urgent doesn't wait for the clock.
+        let pace = TICK * (self.sessions.len() / NEIGHBOURS_A_TICK).clamp(1, 5) as u32;
+        if self.sweep_due <= now {
+            self.sweep_due = now + SWEEP.max(pace);
+            self.sweep(now);
         }
         self.fetch_cvs(now);
-        self.refill_all(now);
+        if self.zones.is_mixed() {
+            self.sort_turns();
+            self.tell_owed_haves(now, true);
+        }
+        self.look_at_zones(now);
+        if self.refill_due <= now || self.picker.startable() == 0 {
+            self.refill_due = now + pace;
+            self.refill_all(now);
+        }
         self.serve(now);
     }
 
-    fn tick_session(&mut self, now: Time, conn: ConnId) {
+    /// Looks for connections on which something took too long, or is due.
+    fn sweep(&mut self, now: Time) {
+        let peers_due = self.peers_due <= now;
+        if peers_due {
+            self.peers_due = now + TELL_PEERS;
+            self.tell_owed_haves(now, false);
+        }
+        let late = |s: &Session| {
+            now.since(s.heard) > IDLE
+                || now.since(s.spoke) > KEEP_ALIVE
+                || s.cv_asked.is_some_and(|(_, at)| now.since(at) > CV_PATIENCE)
+                || s.pipeline.asks > 0
+                || s.pipeline.is_overdue(now)
+        };
+        let due = self.sessions.iter().filter(|(_, s)| !s.closing && (peers_due || late(s)));
+        let due: Vec<ConnId> = due.map(|(conn, _)| *conn).collect();
+        for conn in due {
+            self.sweep_session(now, conn);
+            if peers_due {
+                self.tell_peers(now, conn);
+            }
+        }
+    }
+
+    fn sweep_session(&mut self, now: Time, conn: ConnId) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         if session.closing {
             return;
@@ -376,6 +433,11 @@ impl Swarm {
             session.cv_late = session.cv_asked.take().map(|(batch, _)| batch);
             session.no_cvs_until = now + NO_CVS_FOR;
         }
+        if session.pipeline.give_up_asks(now) {
+            session.assigns = false;
+            self.count_zone(conn);
+        }
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
         let overdue = session.pipeline.is_overdue(now);
         if now.since(session.spoke) > KEEP_ALIVE {
             self.send(now, conn, Message::KeepAlive);
@@ -383,6 +445,5 @@ impl Swarm {
         if overdue {
             self.snub(now, conn);
         }
-        self.tell_peers(now, conn);
     }
 }

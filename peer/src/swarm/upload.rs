@@ -4,7 +4,10 @@
 //! at its receiver as early as possible and can be passed on; a turn lasts until its piece is sent. More open while those
 //! that are open don't move (a slow or dead receiver must not stop the others). Who gets a turn: the least complete asker,
 //! as it is the one that the end of the whole swarm waits for; among equals the one who waits longest; before all of them
-//! whoever waits for more than [`STARVED`].
+//! whoever waits for more than [`STARVED`]; and before these whoever has part of a piece from us ([`Turns::continuing_asker`]): with
+//! 100 hosts, 200 pieces of 1 MiB, 100 Mbit/s and 20 ms the first piece came after 1.5 s instead of 4.5 (median), the last
+//! host was done at 1.18 instead of 1.35 times the bound, and the origin sent 1.15 instead of 1.32 copies. Stars with pieces
+//! of one block are not changed by it.
 //!
 //! Two to four turns make no difference above noise in the simulator's stars (1.020 to 1.023 of the bound with 8 hosts,
 //! 1.041 to 1.044 with 16); six and more cost 1 %. A single lossy path needs several to fill an uplink.
@@ -12,11 +15,12 @@
 use super::session::Session;
 use super::{ConnId, Time};
 use shoal_protocol::limits::BLOCK_BYTES;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Turns open at once while all of them move.
 pub const TURNS: usize = 3;
+/// Turns for peers in other zones, where those have their own: a slow link must not stop the others, nor they it.
+const TURNS_FAR: usize = 2;
 /// A turn that did not move for this long, or twice as long as all open ones should take, doesn't count.
 pub const TURN_STUCK: Duration = Duration::from_millis(250);
 const TURN_STUCK_MAX: f64 = 2.0;
@@ -25,39 +29,163 @@ pub const STARVED: Duration = Duration::from_secs(3);
 /// Most bytes handed to one connection's writer; with [`writer_room`] bounds what can't be reordered any more.
 pub const WRITER_MAX: u64 = 4 * BLOCK_BYTES as u64;
 
+/// How many turns of a kind are open at once.
+#[must_use]
+pub fn turns(far: bool) -> usize {
+    if far { TURNS_FAR } else { TURNS }
+}
+
 /// How many bytes may be in a connection's writer: what it sends in a tenth of a second, one block at least.
 pub fn writer_room(session: &mut Session, now: Time) -> u64 {
     let tenth = (session.up.rate(now) / 10.0) as u64;
     tenth.clamp(BLOCK_BYTES.into(), WRITER_MAX)
 }
 
-/// How many turns are open and move; `rate` is what we send in all, in bytes per second.
-#[must_use]
-pub fn open_turns(sessions: &BTreeMap<ConnId, Session>, now: Time, rate: f64) -> usize {
-    let writing: u64 = sessions.values().map(|s| s.writing.1).sum();
-    // A slow uplink takes its time for what is in the writers: that is no reason to give it more.
-    let slow = Duration::from_secs_f64((2.0 * writing as f64 / rate.max(1.0)).min(TURN_STUCK_MAX));
-    let stuck = if rate < 1.0 { TURN_STUCK } else { slow.max(TURN_STUCK) };
-    sessions.values().filter(|s| s.writing.0 > 0 && now.since(s.turn_moved) < stuck).count()
+/// What matters of one connection for whose turn it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Row {
+    conn: ConnId,
+    /// Pieces that the peer has.
+    count: u32,
+    moved: Time,
+    writing: u32,
+    writing_bytes: u64,
+    /// It asked for named blocks.
+    asks: bool,
+    /// It asked for any piece.
+    asks_any: bool,
+    /// The next block that it asks for belongs to the piece that its last turn was spent on.
+    goes_on: bool,
+    /// It is served by the turns for far peers.
+    far: bool,
+    closing: bool,
 }
 
-/// The peer to serve next among those that asked for named blocks and have no turn: the least complete one.
-#[must_use]
-pub fn next_asker(sessions: &BTreeMap<ConnId, Session>) -> Option<ConnId> {
-    sessions
-        .iter()
-        .filter(|(_, s)| !s.queue.is_empty() && s.writing.0 == 0 && !s.closing)
-        .min_by_key(|(_, s)| (s.have.count(), s.turn_moved))
-        .map(|(conn, _)| *conn)
+impl Row {
+    fn of(conn: ConnId, s: &Session) -> Self {
+        Self {
+            conn,
+            count: s.have.count(),
+            moved: s.turn_moved,
+            writing: s.writing.0,
+            writing_bytes: s.writing.1,
+            asks: !s.queue.is_empty() && !s.closing,
+            asks_any: s.wants_any > 0 && !s.closing,
+            goes_on: s.goes_on(),
+            far: s.far_turn,
+            closing: s.closing,
+        }
+    }
+
+    fn waits(&self) -> bool {
+        self.asks && self.writing == 0
+    }
 }
 
-/// The peer that waits longest among those that have waited for more than [`STARVED`].
-#[must_use]
-pub fn starved_asker(sessions: &BTreeMap<ConnId, Session>, now: Time) -> Option<ConnId> {
-    sessions
-        .iter()
-        .filter(|(_, s)| !s.queue.is_empty() && s.writing.0 == 0 && !s.closing)
-        .filter(|(_, s)| now.since(s.turn_moved) > STARVED)
-        .min_by_key(|(_, s)| s.turn_moved)
-        .map(|(conn, _)| *conn)
+/// Whose turn it is, in a dense table: every block sent and every request asks that of all connections, and a session is
+/// ten times as large as what matters here.
+#[derive(Debug, Default)]
+pub struct Turns {
+    /// Ascending by connection.
+    rows: Vec<Row>,
+}
+
+impl Turns {
+    /// Something about a connection changed, or it is new.
+    pub fn note(&mut self, conn: ConnId, session: &Session) {
+        let row = Row::of(conn, session);
+        match self.rows.binary_search_by_key(&conn, |r| r.conn) {
+            Ok(at) => self.rows[at] = row,
+            Err(at) => self.rows.insert(at, row),
+        }
+    }
+
+    /// A peer has so many pieces now.
+    pub fn note_count(&mut self, conn: ConnId, count: u32) {
+        if let Ok(at) = self.rows.binary_search_by_key(&conn, |r| r.conn) {
+            self.rows[at].count = count;
+        }
+    }
+
+    /// A connection is no more.
+    pub fn forget(&mut self, conn: ConnId) {
+        if let Ok(at) = self.rows.binary_search_by_key(&conn, |r| r.conn) {
+            self.rows.remove(at);
+        }
+    }
+
+    /// How many turns are open and move; `rate` is what we send in all, in bytes per second.
+    #[must_use]
+    pub fn open(&self, now: Time, rate: f64, far: bool) -> usize {
+        let writing: u64 = self.rows.iter().map(|r| r.writing_bytes).sum();
+        // A slow uplink takes its time for what is in the writers: that is no reason to give it more.
+        let slow = Duration::from_secs_f64((2.0 * writing as f64 / rate.max(1.0)).min(TURN_STUCK_MAX));
+        let stuck = if rate < 1.0 { TURN_STUCK } else { slow.max(TURN_STUCK) };
+        self.rows.iter().filter(|r| r.far == far && r.writing > 0 && now.since(r.moved) < stuck).count()
+    }
+
+    /// How many connections there are that don't end.
+    #[must_use]
+    pub fn standing(&self) -> usize {
+        self.rows.iter().filter(|r| !r.closing).count()
+    }
+
+    /// Who has a turn.
+    pub fn writing(&self) -> impl Iterator<Item = ConnId> {
+        self.rows.iter().filter(|r| r.writing > 0).map(|r| r.conn)
+    }
+
+    /// Who asked for any piece.
+    pub fn asking_any(&self) -> impl Iterator<Item = ConnId> {
+        self.rows.iter().filter(|r| r.asks_any).map(|r| r.conn)
+    }
+
+    /// Whether anybody but this one waits for a turn of its kind; `any`: also those who asked for any piece.
+    #[must_use]
+    pub fn others_wait(&self, conn: ConnId, any: bool) -> bool {
+        let far = self.rows.binary_search_by_key(&conn, |r| r.conn).is_ok_and(|at| self.rows[at].far);
+        let waits = |r: &Row| r.far == far && r.writing == 0 && (r.asks || (any && r.asks_any));
+        self.rows.iter().any(|r| r.conn != conn && waits(r))
+    }
+
+    /// The peer to serve next among those that asked for named blocks and have no turn: the least complete one.
+    #[must_use]
+    pub fn next_asker(&self, far: bool) -> Option<ConnId> {
+        self.rows.iter().filter(|r| r.far == far && r.waits()).min_by_key(|r| (r.count, r.moved)).map(|r| r.conn)
+    }
+
+    /// The peer to give a piece of our choice to: the one with the shortest relay backlog.
+    #[must_use]
+    pub fn next_any_asker(&self, far: bool, backlog: impl Fn(ConnId) -> i64) -> Option<ConnId> {
+        let asks = self.rows.iter().filter(|r| r.far == far && r.asks_any && r.writing == 0 && !r.asks);
+        asks.min_by_key(|r| (backlog(r.conn), r.count, r.moved)).map(|r| r.conn)
+    }
+
+    /// A peer that asks for another block of the piece on which it spent its last turn. With windows of one block it asks
+    /// for the next one only when it has one, and fifty askers in turn would all wait for their fourth block before anybody
+    /// has a whole piece to pass on.
+    #[must_use]
+    pub fn continuing_asker(&self, far: bool) -> Option<ConnId> {
+        self.rows.iter().filter(|r| r.far == far && r.waits() && r.goes_on).min_by_key(|r| r.moved).map(|r| r.conn)
+    }
+
+    /// The peer that waits longest among those that have waited for more than [`STARVED`].
+    #[must_use]
+    pub fn starved_asker(&self, now: Time, far: bool) -> Option<ConnId> {
+        let starved = self.rows.iter().filter(|r| r.far == far && r.waits() && now.since(r.moved) > STARVED);
+        starved.min_by_key(|r| r.moved).map(|r| r.conn)
+    }
+
+    /// Checks that the table says what the sessions say.
+    ///
+    /// # Errors
+    /// Says which row is wrong.
+    pub(super) fn check<'a>(&self, sessions: impl Iterator<Item = (ConnId, &'a Session)>) -> Result<(), String> {
+        let real: Vec<Row> = sessions.map(|(conn, s)| Row::of(conn, s)).collect();
+        match self.rows.iter().zip(&real).find(|(row, real)| row != real) {
+            Some((row, real)) => Err(format!("the turn table has {row:?}, should be {real:?}")),
+            None if self.rows.len() != real.len() => Err(format!("{} rows, {} sessions", self.rows.len(), real.len())),
+            None => Ok(()),
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use super::blame::{Suspect, Suspects};
 use super::pieces::{BlockState, Stage};
 use super::state::Swarm;
+use super::waste::Cause;
 use super::{ConnId, Outcome, Output, Time};
 use shoal_protocol::limits::HAVE_RANGES;
 use shoal_protocol::message::{GoodbyeReason, RejectReason};
@@ -44,7 +45,7 @@ impl Swarm {
     pub(super) fn bad_piece(&mut self, now: Time, piece: u32) {
         self.counters.bad_pieces += 1;
         let Some(progress) = self.pieces.remove(piece) else { return };
-        self.counters.wasted += u64::from(self.geometry.piece_length(piece));
+        self.counters.waste.add(Cause::Bad, self.geometry.piece_length(piece).into());
         let senders = progress.senders();
         if let [only] = senders.as_slice() {
             if let Some(who) = self.suspect(*only) {
@@ -182,6 +183,8 @@ impl Swarm {
                 }
                 let refused: Vec<_> = session.queue.iter().filter(|b| gone.contains(&b.piece)).copied().collect();
                 session.queue.retain(|b| !gone.contains(&b.piece));
+                session.owed_haves.retain(|p| !gone.contains(p));
+                self.turns.note(conn, session);
                 for block in refused {
                     self.send(now, conn, Message::Reject { block, reason: RejectReason::NotHad });
                 }

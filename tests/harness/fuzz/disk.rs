@@ -44,7 +44,7 @@ pub fn journal(bytes: &[u8]) {
     }
     let dir = tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" }).unwrap();
     std::fs::write(dir.path().join("out.part.journal"), &bad).unwrap();
-    if let Some((manifest, _)) = read_journal_manifest(&dir.path().join("out")) {
+    if let Some(manifest) = read_journal_manifest(&dir.path().join("out")) {
         assert_eq!(manifest.id(), content.manifest.id(), "another content than it was made for");
     }
     if let Opened::Open(download) = content.open(dir.path()) {

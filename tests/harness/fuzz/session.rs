@@ -42,6 +42,7 @@ pub fn session(bytes: &[u8]) {
     let roots = geometry.large().iter().map(|large| content.manifest.root(large.entry)).collect();
     let known = first & 2 == 2 || first & 1 == 1;
     let config = Config {
+        zone: String::new(),
         geometry: Arc::new(geometry.clone()),
         roots,
         peer: PeerId([0x55; 16]),

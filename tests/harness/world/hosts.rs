@@ -1,9 +1,10 @@
 //! Hosts: how they come, what their swarms' outputs do, and how they go.
 
-use super::{Event, World};
+use super::{Event, World, host_at};
 use crate::faults::{Fault, When};
-use crate::link::Item;
+use crate::link::{Item, Lane};
 use crate::report::Report;
+use shoal_peer::swarm::waste::CAUSES;
 use shoal_peer::swarm::{Config, ConnId, Input, Output, Swarm, Time};
 use shoal_protocol::Bitfield;
 use shoal_protocol::message::GoodbyeReason;
@@ -25,6 +26,7 @@ impl World {
             upload: true,
             max_peers: self.max_peers,
             trackers: 1,
+            zone: self.zones.label(host),
             allow_private: true,
             seed,
         };
@@ -37,9 +39,11 @@ impl World {
         if !self.hosts[host].is_alive() {
             return;
         }
-        let conns: Vec<ConnId> = self.hosts[host].conns.keys().copied().collect();
+        // Rare enough for a look at all lanes.
+        let conns: Vec<ConnId> =
+            (0..self.lanes.len()).filter(|l| self.lanes[*l].from() == host).map(Lane::sender_name).collect();
         for conn in conns {
-            self.hang_up(host, conn, None);
+            self.hang_up(conn, None);
         }
         self.tracker.forget(host);
         let swarm = self.hosts[host].swarm.take();
@@ -118,7 +122,7 @@ impl World {
         }
         self.conditional = rest;
         for n in met {
-            self.after(0, Event::Fault(n));
+            self.after(0, Event::Fault(n as u32));
         }
     }
 
@@ -148,7 +152,7 @@ impl World {
             let Some(host) = self.waiting.pop_front() else { return };
             self.in_wave += 1;
             let jitter = self.rng.below(20_000) as u64;
-            self.after(jitter, Event::Fault(usize::MAX - host));
+            self.after(jitter, Event::Join(host as u32));
         }
     }
 
@@ -177,7 +181,7 @@ impl World {
         if next < self.hosts[host].timer || self.hosts[host].timer <= self.now {
             self.hosts[host].timer = next.max(Time(self.now.0 + 1));
             let at = self.hosts[host].timer;
-            self.push(at, Event::Timer(host));
+            self.push(at, Event::Timer(host as u32));
         }
         for output in out.drain(..) {
             self.perform(host, output);
@@ -211,7 +215,7 @@ impl World {
                 if last {
                     let outcome = self.hosts[host].disk.outcome(&geometry, &self.cvs, block.piece);
                     let input = Box::new(Input::Hashed { piece: block.piece, outcome });
-                    self.after(self.hash_delay_us, Event::Input { host, input });
+                    self.after(self.hash_delay_us, Event::Input { host: host as u32, input });
                 }
             }
             Output::Discard => {
@@ -220,29 +224,38 @@ impl World {
             Output::Restart { piece } => self.hosts[host].disk.restart(piece),
             Output::Commit { piece } => {
                 let input = Box::new(Input::Committed { piece });
-                self.after(self.hash_delay_us, Event::Input { host, input });
+                self.after(self.hash_delay_us, Event::Input { host: host as u32, input });
             }
             Output::HashBlocks { piece } => {
                 let hashes = self.hosts[host].disk.block_hashes(piece);
                 let input = Box::new(Input::BlockHashes { piece, hashes });
-                self.after(self.hash_delay_us, Event::Input { host, input });
+                self.after(self.hash_delay_us, Event::Input { host: host as u32, input });
             }
             Output::Close { conn, reason } => {
                 if reason == GoodbyeReason::Protocol {
                     self.report.protocol_errors += 1;
                 }
-                self.hang_up(host, conn, Some(reason));
+                self.hang_up(conn, Some(reason));
             }
             Output::Dial { addr } => {
                 let us = 3 * self.latency_us;
-                self.after(us, Event::Dialled { from: host, addr });
+                let event = match host_at(addr) {
+                    Some(to) => Event::Dialled { from: host as u32, to: to as u32 },
+                    None => {
+                        Event::Input { host: host as u32, input: Box::new(Input::DialFailed { addr, forget: false }) }
+                    }
+                };
+                self.after(us, event);
             }
             Output::Announce { tracker, event, want } => self.announce(host, tracker, event, want),
             Output::BadPiece { peer, barred, .. } => {
-                let who = self.by_addr.get(&peer).copied().unwrap_or(usize::MAX);
+                let who = host_at(peer).unwrap_or(usize::MAX);
                 self.report.convicted.push((who, host, barred));
             }
             Output::Complete => {
+                if self.report.state_bytes == 0 {
+                    self.report.state_bytes = self.mean_state();
+                }
                 if self.hosts[host].finished.replace(self.now).is_none() {
                     self.pending -= usize::from(self.hosts[host].must_complete);
                     if self.plans[host].joins.is_none() && self.wave > 0 {
@@ -251,18 +264,25 @@ impl World {
                     }
                 }
                 if let Some(us) = self.hosts[host].leaves_after {
-                    self.after(us, Event::Leave(host));
+                    self.after(us, Event::Leave(host as u32));
                 }
             }
         }
     }
 
+    fn mean_state(&self) -> u64 {
+        let each: Vec<usize> = self.hosts.iter().filter_map(|h| h.swarm.as_ref()).map(|s| s.state_bytes()).collect();
+        each.iter().sum::<usize>() as u64 / each.len().max(1) as u64
+    }
+
     pub(super) fn conclude(mut self) -> Report {
-        let (mut wasted, mut downloaded) = (0, 0);
+        let (mut wasted, mut downloaded) = ([0_u64; CAUSES], 0);
         let hosts = std::mem::take(&mut self.hosts);
-        let (mut state, mut living) = (0, 0);
         for host in &hosts {
             self.report.finished.push(host.finished);
+            if let Some(at) = host.finished.filter(|_| host.must_complete) {
+                self.report.last_staying = self.report.last_staying.max(at.0 as f64 / 1e6);
+            }
             if let Some(at) = host.finished {
                 self.report.seconds.push(at.since(host.joined).as_secs_f64());
             }
@@ -270,19 +290,19 @@ impl World {
                 self.report.first_piece.push(at.since(host.joined).as_secs_f64());
             }
             if let Some(swarm) = &host.swarm {
-                state += swarm.state_bytes() as u64;
-                living += 1;
-                wasted += swarm.counters().wasted;
+                let causes = swarm.counters().waste.by_cause();
+                wasted.iter_mut().zip(causes).for_each(|(all, own)| *all += own);
                 downloaded += swarm.counters().downloaded;
                 self.report.bad_pieces += swarm.counters().bad_pieces;
             }
         }
         self.report.complete = hosts.iter().all(|h| !h.must_complete || h.finished.is_some());
-        self.report.wasted = wasted as f64 / (downloaded as f64).max(1.0);
+        self.report.waste = wasted.map(|bytes| bytes as f64 / (downloaded as f64).max(1.0));
+        self.report.wasted = self.report.waste.iter().sum();
         self.report.ended = self.now;
         self.report.first_piece.sort_by(f64::total_cmp);
         self.report.origin_copies = self.report.origin_bytes as f64 / self.geometry.bytes() as f64;
-        self.report.state_bytes = state / u64::max(living, 1);
+        self.report.crossed = self.zones.crossed as f64 / self.geometry.bytes() as f64;
         self.report
     }
 }

@@ -1,36 +1,33 @@
 //! Connections between hosts, and the bytes on them.
 
 use super::tracker::SWARM;
-use super::{Event, World};
-use crate::host::Conn;
+use super::{Event, World, addr_of};
 use crate::link::{Item, Lane, Payload, Slice, frame_bytes, transfer_time};
 use shoal_peer::swarm::prng::Prng;
 use shoal_peer::swarm::{ConnId, Input, QUEUE_DEPTH, Time};
 use shoal_protocol::Message;
 use shoal_protocol::message::{Block, GoodbyeReason, Hello};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 impl World {
-    pub(super) fn dialled(&mut self, from: usize, addr: SocketAddr) {
+    pub(super) fn dialled(&mut self, from: usize, to: usize) {
         if !self.hosts[from].is_alive() || self.hosts[from].stalled {
             return;
         }
-        let to = self.by_addr.get(&addr).copied();
-        let Some(to) = to.filter(|t| self.hosts[*t].is_alive() && !self.hosts[*t].stalled && *t != from) else {
-            let forget = to == Some(from);
-            self.feed(from, Input::DialFailed { addr, forget });
+        let addr = addr_of(to);
+        let there = self.hosts.get(to).is_some_and(|h| h.is_alive() && !h.stalled) && to != from;
+        if !there {
+            self.feed(from, Input::DialFailed { addr, forget: to == from });
             return;
-        };
-        let (ours, theirs) = (self.next_conn, self.next_conn + 1);
-        self.next_conn += 2;
+        }
         let lane = self.lanes.len();
-        for (from, to) in [((from, ours), (to, theirs)), ((to, theirs), (from, ours))] {
-            let rate = self.hosts[from.0].up.rate.min(self.hosts[to.0].down.rate);
+        for (from, to) in [(from, to), (to, from)] {
+            let rate = self.hosts[from].up.rate.min(self.hosts[to].down.rate);
             let window = (rate * self.latency_us as f64 / 1e6 * 4.0) as u64;
             self.lanes.push(Lane::new(from, to, window));
         }
-        self.hosts[from].conns.insert(ours, Conn { lane, other: to, theirs });
-        self.hosts[to].conns.insert(theirs, Conn { lane: lane + 1, other: from, theirs: ours });
+        let (ours, theirs) = (Lane::sender_name(lane), Lane::receiver_name(lane));
         let source = SocketAddr::new(self.hosts[from].addr.ip(), 40_000 + (ours % 20_000) as u16);
         let rtt_us = 2 * self.latency_us;
         let (hello_to, hello_from) = (self.hello(to), self.hello(from));
@@ -41,7 +38,8 @@ impl World {
     }
 
     pub(super) fn hello(&self, host: usize) -> Hello {
-        let host = &self.hosts[host];
+        let index = host;
+        let host = &self.hosts[index];
         Hello {
             swarm: SWARM,
             peer: host.peer,
@@ -51,31 +49,37 @@ impl World {
             needs_manifest: false,
             spreads: host.swarm.as_ref().is_some_and(|s| s.is_origin()),
             no_upload: false,
-            zone: String::new(),
+            zone: self.zones.label(index),
             client: String::new(),
         }
     }
 
-    pub(super) fn hang_up(&mut self, host: usize, conn: ConnId, reason: Option<GoodbyeReason>) {
-        let Some(end) = self.hosts[host].conns.remove(&conn) else { return };
-        self.hosts[end.other].conns.remove(&end.theirs);
-        for lane in [end.lane, end.lane ^ 1] {
+    pub(super) fn hang_up(&mut self, conn: ConnId, reason: Option<GoodbyeReason>) {
+        let lane = Lane::of(conn);
+        if !self.lanes[lane].open {
+            return;
+        }
+        let (host, other) = (self.lanes[lane].from() as u32, self.lanes[lane].to() as u32);
+        let theirs = Lane::receiver_name(lane);
+        for lane in [lane, lane ^ 1] {
             self.lanes[lane].open = false;
-            self.lanes[lane].queue.clear();
+            self.lanes[lane].queue = VecDeque::new();
         }
         let us = self.latency_us;
         if let Some(reason) = reason {
             let message = Message::Goodbye { reason, text: String::new() };
-            let input = Box::new(Input::Message { conn: end.theirs, message });
-            self.after(us, Event::Input { host: end.other, input });
+            let input = Box::new(Input::Message { conn: theirs, message });
+            self.after(us, Event::Input { host: other, input });
         }
-        self.after(us, Event::Input { host: end.other, input: Box::new(Input::Closed { conn: end.theirs }) });
+        self.after(us, Event::Input { host: other, input: Box::new(Input::Closed { conn: theirs }) });
         self.after(0, Event::Input { host, input: Box::new(Input::Closed { conn }) });
     }
 
     pub(super) fn send(&mut self, host: usize, conn: ConnId, item: Item) {
-        let Some(end) = self.hosts[host].conns.get(&conn) else { return };
-        let lane = end.lane;
+        let lane = Lane::of(conn);
+        if !self.lanes[lane].open {
+            return;
+        }
         if let Item::Frame(message) = &item {
             self.report.messages += 1;
             self.trace(frame_bytes(message));
@@ -102,7 +106,7 @@ impl World {
                 }
                 None => Input::BlockFailed { conn, block },
             };
-            self.after(0, Event::Input { host, input: Box::new(input) });
+            self.after(0, Event::Input { host: host as u32, input: Box::new(input) });
             return;
         }
         // Which pieces a liar has wrong doesn't change from one sending to the next.
@@ -121,10 +125,16 @@ impl World {
         let bytes = frame_bytes(&message);
         let up = &mut self.hosts[host].up;
         up.debt += bytes;
-        let us = transfer_time(bytes, up.rate) + self.latency_us + self.control_delay_us;
-        let at = Time(self.now.0 + us).max(self.lanes[lane].last_arrival);
+        let us = transfer_time(bytes, up.rate) + self.latency_us;
+        let at = self.through_links(lane, Time(self.now.0 + us), bytes);
+        let at = Time(at.0 + self.control_delay_us).max(self.lanes[lane].last_arrival);
         self.lanes[lane].last_arrival = at;
-        self.push(at, Event::Frame { lane, message: Box::new(message) });
+        let lane = lane as u32;
+        let event = match message {
+            Message::Have(list) if list.len() == 1 => Event::Have { lane, first: list[0].0, count: list[0].1 },
+            message => Event::Frame { lane, message: Box::new(message) },
+        };
+        self.push(at, event);
     }
 
     // ---- bytes
@@ -132,7 +142,7 @@ impl World {
     pub(super) fn enqueue(&mut self, lane: usize) {
         if self.lanes[lane].is_ready() && !self.lanes[lane].queued {
             self.lanes[lane].queued = true;
-            let host = self.lanes[lane].from;
+            let host = self.lanes[lane].from();
             self.hosts[host].up.ring.push_back(lane);
             self.start_uplink(host);
         }
@@ -145,11 +155,15 @@ impl World {
             if !self.lanes[lane].is_ready() {
                 continue;
             }
+            if self.waits_for_link(lane) {
+                self.lanes[lane].queued = true;
+                continue;
+            }
             let slice = self.lanes[lane].take(self.slice);
             let up = &mut self.hosts[host].up;
             let us = transfer_time(slice.bytes + std::mem::take(&mut up.debt), up.rate);
-            up.busy = Some((lane, slice));
-            self.after(us, Event::UplinkFree(host));
+            up.busy = Some((lane, Box::new(slice)));
+            self.after(us, Event::UplinkFree(host as u32));
         }
     }
 
@@ -164,19 +178,31 @@ impl World {
             let only_frames = slice.payload.iter().all(|p| matches!(p, Payload::Frame(_)));
             let extra = if only_frames { self.control_delay_us } else { 0 };
             let mut at = Time(self.now.0 + self.latency_us + extra);
-            if !only_frames {
+            let through = self.through_links(lane, at, slice.bytes);
+            let crosses = through > at;
+            at = through;
+            if !only_frames && !crosses {
                 // All have the same latency, so what leaves first arrives first at the receiver's downlink.
-                let down = &mut self.hosts[self.lanes[lane].to].down;
+                let down = &mut self.hosts[self.lanes[lane].to()].down;
                 down.free = Time(down.free.max(at).0 + transfer_time(slice.bytes, down.rate));
                 at = down.free;
             }
             at = at.max(self.lanes[lane].last_arrival);
             self.lanes[lane].last_arrival = at;
-            self.push(at, Event::Deliver { lane, slice });
+            let lane32 = lane as u32;
+            self.push(
+                at,
+                if crosses { Event::Crossed { lane: lane32, slice } } else { Event::Deliver { lane: lane32, slice } },
+            );
             self.enqueue(lane);
-            let conn = self.lanes[lane].from_conn;
+            let conn = Lane::sender_name(lane);
             for block in sent {
                 self.report.blocks += 1;
+                let second = (self.now.0 / 1_000_000) as usize;
+                if self.report.sent.len() <= second {
+                    self.report.sent.resize(second + 1, 0);
+                }
+                self.report.sent[second] += u64::from(block.length);
                 if self.hosts[host].origin {
                     self.report.origin_bytes += u64::from(block.length);
                 }
@@ -187,21 +213,21 @@ impl World {
     }
 
     pub(super) fn deliver_frame(&mut self, lane: usize, message: Message) {
-        let (to, conn, open) = (self.lanes[lane].to, self.lanes[lane].to_conn, self.lanes[lane].open);
+        let (to, conn, open) = (self.lanes[lane].to(), Lane::receiver_name(lane), self.lanes[lane].open);
         if open {
             self.feed(to, Input::Message { conn, message });
         }
     }
 
     pub(super) fn deliver(&mut self, lane: usize, slice: Slice) {
-        let (from, to) = (self.lanes[lane].from, self.lanes[lane].to);
+        let (from, to) = (self.lanes[lane].from(), self.lanes[lane].to());
         self.lanes[lane].in_flight -= slice.bytes;
         self.enqueue(lane);
         for payload in slice.payload {
             if !self.lanes[lane].open {
                 return;
             }
-            let conn = self.lanes[lane].to_conn;
+            let conn = Lane::receiver_name(lane);
             match payload {
                 Payload::Frame(message) => self.feed(to, Input::Message { conn, message }),
                 Payload::Part => self.feed(to, Input::BlockProgress { conn }),

@@ -61,7 +61,7 @@ impl World {
                 uploaded: 0,
                 want,
                 candidates: Vec::new(),
-                zone: String::new(),
+                zone: self.zones.label(host),
                 label: String::new(),
                 reason: None,
             };
@@ -69,7 +69,7 @@ impl World {
                 self.tracker.answers.insert(host, handout);
             }
         }
-        self.after(2 * self.latency_us, Event::Announced { host, tracker });
+        self.after(2 * self.latency_us, Event::Announced { host: host as u32, tracker: tracker as u32 });
     }
 
     pub(super) fn announced(&mut self, host: usize, tracker: usize) {

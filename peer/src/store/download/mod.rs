@@ -23,6 +23,7 @@ use super::source::{gone_or, read_spans};
 use super::{Extent, ReadError, Source, Stamp, no_such_block, platform};
 use crate::failure::{Failure, FailureKind};
 use place::Place;
+use shoal_protocol::geometry::Piece;
 use shoal_protocol::manifest::Kind;
 use shoal_protocol::message::Block;
 use shoal_protocol::tree::root_of;
@@ -437,6 +438,13 @@ impl Source for Download {
         self.verified_spans(block)?.iter().map(extent).collect()
     }
 
+    fn is_open(&self, block: Block) -> bool {
+        match self.manifest.geometry().piece(block.piece) {
+            Some(Piece::Subtree { entry, .. }) => self.tree.is_open(entry),
+            _ => false,
+        }
+    }
+
     fn read(&self, block: Block, out: &mut [u8]) -> Result<(), ReadError> {
         read_spans(&self.verified_spans(block)?, out, |entry| self.verified_file(entry))
     }
@@ -462,14 +470,11 @@ fn edited_since(manifest: &Manifest, tree: &Tree, journal: &Path) -> bool {
     times.any(|mtime| mtime.saturating_sub(last) > LATE_NS)
 }
 
-/// The manifest and the addresses that an unfinished fetch to `out` left behind, so that it can go on though the host
-/// of its link is gone.
+/// The manifest that an unfinished fetch to `out` left behind, so that it can go on though the host of its link is gone.
 #[must_use]
-pub fn read_journal_manifest(out: &Path) -> Option<(Manifest, Vec<SocketAddr>)> {
-    place::Place::journals(out).iter().find_map(|path| {
-        let loaded = super::journal::load(&File::open(path).ok()?, None)?;
-        Some((loaded.manifest, loaded.peers))
-    })
+pub fn read_journal_manifest(out: &Path) -> Option<Manifest> {
+    let load = |path: &PathBuf| Some(super::journal::load(&File::open(path).ok()?, None)?.manifest);
+    place::Place::journals(out).iter().find_map(load)
 }
 
 /// Bytes that a fetch to `out` would still ask for, as far as records and journals tell without reading content.

@@ -13,28 +13,28 @@ const GOODBYE: Duration = Duration::from_secs(5);
 
 /// What one transfer cost.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Cost {
+pub struct Cost {
     /// Until the last copy was whole, under its name.
-    pub(crate) elapsed_s: f64,
+    pub elapsed_s: f64,
     /// Until the last process ended.
-    pub(crate) exit_s: f64,
+    pub exit_s: f64,
     /// User and system time of every process on the sending side.
-    pub(crate) sender_cpu_s: f64,
+    pub sender_cpu_s: f64,
     /// The same of the receiving side, with what checks the bytes.
-    pub(crate) receiver_cpu_s: f64,
+    pub receiver_cpu_s: f64,
 }
 
 /// What receiving processes did.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Received {
-    pub(crate) cpu_s: f64,
+pub struct Received {
+    pub cpu_s: f64,
     /// When the last copy was whole.
-    pub(crate) whole: Instant,
+    pub whole: Instant,
 }
 
 /// How a process tells that its copy is whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whole {
+pub enum Whole {
     /// By its end.
     AtEnd,
     /// By a line on stdout that holds this text.
@@ -42,7 +42,7 @@ pub(crate) enum Whole {
 }
 
 /// Runs commands at the same time until the last one ends.
-pub(crate) fn run(commands: impl Iterator<Item = Command>, whole: Whole) -> Result<Received> {
+pub fn run(commands: impl Iterator<Item = Command>, whole: Whole) -> Result<Received> {
     let mut children = Vec::new();
     for mut command in commands {
         let out = if whole == Whole::AtEnd { Stdio::null() } else { Stdio::piped() };
@@ -72,7 +72,7 @@ pub(crate) fn run(commands: impl Iterator<Item = Command>, whole: Whole) -> Resu
 
 /// A process that ends with its owner.
 #[derive(Debug)]
-pub(crate) struct Running(pub(crate) Child);
+pub struct Running(pub Child);
 
 impl Running {
     /// Waits for its good end and returns its processor seconds: between its end and its burial the kernel still tells
@@ -90,7 +90,7 @@ impl Running {
         Err(format!("ended with {status}: {}", said.join("; ")))
     }
 
-    pub(crate) fn pid(&self) -> Result<Pid> {
+    pub fn pid(&self) -> Result<Pid> {
         i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).ok_or_else(|| "a process without a number".to_owned())
     }
 }
@@ -111,7 +111,7 @@ impl Drop for Running {
 }
 
 /// Times `receive`, and what the senders spend meanwhile.
-pub(crate) fn count(senders: &[u32], receive: impl FnOnce() -> Result<Received>) -> Result<Cost> {
+pub fn count(senders: &[u32], receive: impl FnOnce() -> Result<Received>) -> Result<Cost> {
     let spent = || senders.iter().map(|pid| cpu_s(*pid)).sum::<Result<f64>>();
     let before = spent()?;
     let start = Instant::now();
@@ -126,13 +126,40 @@ pub(crate) fn count(senders: &[u32], receive: impl FnOnce() -> Result<Received>)
 }
 
 /// User and system seconds of a process so far.
-fn cpu_s(pid: u32) -> Result<f64> {
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_s(pid: u32) -> Result<f64> {
     let [user, system] = stat(pid, [14, 15])?;
     Ok((user + system) as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
+/// The most memory that a process has had at once, in bytes.
+///
+/// # Errors
+/// When there is no such process.
+pub fn peak_bytes(pid: u32) -> Result<u64> {
+    memory(pid, "VmHWM:")
+}
+
+/// The memory that a process has now, in bytes.
+///
+/// # Errors
+/// When there is no such process.
+pub fn resident_bytes(pid: u32) -> Result<u64> {
+    memory(pid, "VmRSS:")
+}
+
+fn memory(pid: u32, field: &str) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).map_err(|error| format!("can't read {path}: {error}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)).ok_or("the kernel tells no memory")?;
+    let kib = line.trim().trim_end_matches(" kB").parse::<u64>().map_err(|error| error.to_string())?;
+    Ok(kib << 10)
+}
+
 /// The processes that a process has started.
-pub(crate) fn children(parent: u32) -> Vec<u32> {
+pub fn children(parent: u32) -> Vec<u32> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid| stat(*pid, [4]).is_ok_and(|[owner]| owner == u64::from(parent))).collect()
@@ -148,16 +175,17 @@ fn stat<const N: usize>(pid: u32, fields: [usize; N]) -> Result<[u64; N]> {
 }
 
 /// The system's TCP congestion control, put back when dropped.
-pub(crate) struct CongestionControl(String);
+#[derive(Debug)]
+pub struct CongestionControl(String);
 
 const CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
 impl CongestionControl {
-    pub(crate) fn now() -> String {
+    pub fn now() -> String {
         fs::read_to_string(CONTROL).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
     }
 
-    pub(crate) fn set(name: &str) -> Result<Self> {
+    pub fn set(name: &str) -> Result<Self> {
         let before = Self::now();
         fs::write(CONTROL, name).map_err(|error| format!("can't set the congestion control to {name}: {error}"))?;
         Ok(Self(before))
