@@ -33,7 +33,9 @@ mod verify;
 mod walk;
 
 pub use completion::{Recorded, recorded};
-pub use download::{Download, DownloadOptions, Existing, Opened, SyncMode, missing_bytes, read_journal_manifest};
+pub use download::{
+    Download, DownloadOptions, Existing, Opened, SyncMode, missing_bytes, read_journal_manifest, unfinished,
+};
 pub use layout::{Span, spans};
 pub use memory::MemorySource;
 pub use piece_check::PieceCheck;
