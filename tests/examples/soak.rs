@@ -100,7 +100,7 @@ fn churn(number: u64, peer: &Path, dir: &Path, link: &str, stop: &AtomicBool, co
         command.arg(&out).args(["--listen", "127.0.0.1:0", "--seed-for", "0s"]);
         let mut fetch = Process::start(command, dir, &name)?;
         let start = Instant::now();
-        let dies = (numbers.draw() % 3 == 0).then(|| Duration::from_millis(numbers.draw() % 1_000));
+        let dies = (numbers.draw().is_multiple_of(3)).then(|| Duration::from_millis(numbers.draw() % 1_000));
         while !fetch.ended() && start.elapsed() < dies.unwrap_or(PATIENCE) {
             sleep(Duration::from_millis(5));
         }
