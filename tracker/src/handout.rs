@@ -143,14 +143,13 @@ impl Picker<'_> {
         if count == 0 || self.swarm.is_empty() {
             return;
         }
-        if let Some(group) = self.swarm.near(hasher, self.asker.ip, self.asker.zone) {
-            let start = rng.below(group.len());
-            for at in group[start..].iter().chain(&group[..start]).take(4 * count) {
-                if self.taken.len() >= count {
-                    return;
-                }
-                self.take(*at as usize);
+        let (swarm, asker) = (self.swarm, self.asker);
+        let group = swarm.near(hasher, &asker.key, asker.zone, rng.below(2 * count), rng.below(2) == 0);
+        for at in group.take(4 * count) {
+            if self.taken.len() >= count {
+                return;
             }
+            self.take(at);
         }
         let mut sample: Vec<(usize, usize)> = (0..4 * count)
             .map(|_| rng.below(self.swarm.len()))

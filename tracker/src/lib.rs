@@ -17,6 +17,7 @@ pub mod handout;
 mod http;
 pub mod interval;
 pub mod limiter;
+mod lookup;
 pub mod manifests;
 mod output;
 mod patience;
