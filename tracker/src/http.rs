@@ -15,14 +15,16 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioTimer;
 use shoal_protocol::announce::Refusal;
 use shoal_protocol::limits::{ANNOUNCE_BYTES, CV_BATCH, MANIFEST_BYTES, PIECES};
 use shoal_protocol::tree::make_content_batch;
 use shoal_protocol::{Announce, ContentId};
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -60,9 +62,8 @@ where
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        // The finer limits are kept by `Pace`; this one is the second wall.
-        .header_read_timeout(timeouts.idle.max(timeouts.head))
+        // `Pace` keeps the times, with one timer for a connection instead of one for each request.
+        .header_read_timeout(None)
         .keep_alive(true)
         .half_close(false)
         .max_headers(MAX_HEADERS)
@@ -160,7 +161,7 @@ impl Service {
         let body = read_body(request.into_body(), length, self.inner.config.timeouts.body).await?;
         let announce: Announce =
             serde_json::from_slice(&body).map_err(|error| Refused::new(400, format!("not an announce: {error}")))?;
-        self.announce(self.now_ms(), &announce, asker, local).map(|handout| json(&handout))
+        self.announce_json(self.now_ms(), &announce, asker, local).map(|handout| ok(JSON, handout))
     }
 
     async fn manifest(
@@ -326,22 +327,32 @@ fn body_length(headers: &HeaderMap, limit: u64) -> Result<u32, Refused> {
 }
 
 /// Reads a body whose length was announced and checked. Memory grows with what has come.
-async fn read_body(mut body: Incoming, length: u32, pause: Duration) -> Result<Vec<u8>, Refused> {
-    let mut out = Vec::with_capacity((length as usize).min(64 << 10));
+async fn read_body(mut body: Incoming, length: u32, pause: Duration) -> Result<Bytes, Refused> {
+    let mut out = Vec::new();
     // A byte now and then is not progress: the whole has a time, too.
     let end = tokio::time::Instant::now() + pause + Duration::from_secs(u64::from(length) / BODY_BYTES_PER_S);
     loop {
-        let deadline = end.min(tokio::time::Instant::now() + pause);
-        let frame = tokio::time::timeout_at(deadline, body.frame()).await;
-        match frame.map_err(|_| Refused::new(408, "the body came too slowly"))? {
-            None if out.len() == length as usize => return Ok(out),
-            None | Some(Err(_)) => return Err(Refused::new(400, "the body ended early")),
-            Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    out.extend_from_slice(&data);
-                }
+        // What is there needs no timer, and most announces come whole with their head.
+        let frame = match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let deadline = end.min(tokio::time::Instant::now() + pause);
+                let frame = tokio::time::timeout_at(deadline, body.frame()).await;
+                frame.map_err(|_| Refused::new(408, "the body came too slowly"))?
             }
+        };
+        let data = match frame {
+            None if out.len() == length as usize => return Ok(out.into()),
+            None | Some(Err(_)) => return Err(Refused::new(400, "the body ended early")),
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+        };
+        if data.len() == length as usize {
+            return Ok(data);
         }
+        if out.is_empty() {
+            out.reserve((length as usize).min(64 << 10));
+        }
+        out.extend_from_slice(&data);
     }
 }
 

@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 mod admin;
+mod answer;
 pub mod cidr;
 pub mod cli;
 mod client;

@@ -6,13 +6,14 @@
 //! Limits: swarms in total, peers per swarm, peers per public address within a swarm. At the cap of swarms a newcomer
 //! takes the place of an empty or one-peer swarm, or is refused: so a flood of random ids can't push out a real swarm.
 
-use crate::handout::{Asker, Chosen, pick};
+use crate::cidr::Cidr;
+use crate::handout::{Asker, Chosen, addresses, pick};
 use crate::interval::{interval_s, ttl_s};
 use crate::rng::Rng;
 use crate::swarm::{Extra, Full, Key, Record, Swarm};
-use shoal_protocol::announce::SwarmCounts;
+use shoal_protocol::announce::{HandoutPeer, SwarmCounts};
 use shoal_protocol::limits::HANDOUT_PEERS;
-use shoal_protocol::{Announce, Event, SwarmId};
+use shoal_protocol::{Announce, Event, Handout, SwarmId};
 use std::collections::HashMap;
 use std::hash::RandomState;
 use std::net::IpAddr;
@@ -81,6 +82,20 @@ pub struct Answer {
     pub leechers: u32,
     /// Peers for the asker.
     pub peers: Vec<Chosen>,
+}
+
+impl Answer {
+    /// With the addresses that this asker may have.
+    #[must_use]
+    pub fn handout(&self, asker: &Asker<'_>, trusted: &[Cidr]) -> Handout {
+        let mut addrs = Vec::new();
+        let mut peer = |peer: &Chosen| {
+            addresses(peer, asker, trusted, &mut addrs);
+            HandoutPeer { addrs: addrs.iter().map(ToString::to_string).collect(), seed: peer.seed }
+        };
+        let peers = self.peers.iter().map(&mut peer).filter(|peer| !peer.addrs.is_empty()).collect();
+        Handout { interval: self.interval_s, seeds: self.seeds, leechers: self.leechers, peers }
+    }
 }
 
 /// One peer, for the operator.
