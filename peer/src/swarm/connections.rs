@@ -68,6 +68,7 @@ impl Swarm {
         }
         if let Some(record) = self.blame.record(session.hello.peer) {
             session.probation = true;
+            session.proven = record.proven;
             session.refused.extend(record.bad.iter().map(|piece| (*piece, now + BAD_FOR)));
         }
         let needs_manifest = session.hello.needs_manifest;
