@@ -167,7 +167,7 @@ impl Swarm {
     }
 
     fn has_better_givers(&self, now: Time, conn: ConnId) -> bool {
-        self.sessions.iter().any(|(c, s)| *c != conn && s.may_give(now) && !(s.probation && !s.proven))
+        self.sessions.iter().any(|(c, s)| *c != conn && s.may_give(now) && (!s.probation || s.proven))
     }
 
     fn has_other_givers(&self, now: Time, conn: ConnId) -> bool {
