@@ -2,6 +2,7 @@
 
 use crate::limits::PORT_MIN;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::OnceLock;
 
 /// How far an address reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,9 +29,35 @@ pub fn canonical_addr(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(canonical(addr.ip()), addr.port())
 }
 
+static AS_GLOBAL: OnceLock<([u8; 16], u32)> = OnceLock::new();
+
+/// From now on this process takes a private network, such as one of namespaces, for a part of the internet: for tests
+/// of what holds for strangers, as real public addresses are nobody's to test with. Once in a process.
+pub fn take_as_global_in_tests(base: IpAddr, prefix: u8) {
+    let width = if base.is_ipv4() { 96 } else { 0 };
+    let _ = AS_GLOBAL.set((in_six(base), (width + u32::from(prefix)).min(128)));
+}
+
+fn in_six(ip: IpAddr) -> [u8; 16] {
+    match canonical(ip) {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+fn is_marked(ip: IpAddr) -> bool {
+    AS_GLOBAL.get().is_some_and(|(base, prefix)| {
+        let difference = u128::from_be_bytes(in_six(ip)) ^ u128::from_be_bytes(*base);
+        difference.leading_zeros() >= *prefix
+    })
+}
+
 /// How far an address reaches.
 #[must_use]
 pub fn reach(ip: IpAddr) -> Reach {
+    if is_marked(ip) {
+        return Reach::Global;
+    }
     match canonical(ip) {
         IpAddr::V4(ip) => {
             let [a, b, c, _] = ip.octets();
@@ -158,6 +185,22 @@ mod tests {
         for (ip, expected) in cases {
             assert_eq!(reach(ip.parse().unwrap()), *expected, "{ip}");
         }
+    }
+
+    #[test]
+    fn a_private_network_can_be_marked_for_tests() {
+        let reach = |ip: &str| reach(ip.parse().unwrap());
+        // A range that no other test of this crate looks at, as the mark is the process's.
+        assert_eq!(reach("10.66.1.1"), Reach::Private);
+        take_as_global_in_tests("10.66.0.0".parse().unwrap(), 16);
+        for ip in ["10.66.0.0", "10.66.255.255", "::ffff:10.66.1.1"] {
+            assert_eq!(reach(ip), Reach::Global, "{ip}");
+        }
+        for ip in ["10.65.255.255", "10.67.0.0", "fd00::10.66.0.1"] {
+            assert_eq!(reach(ip), Reach::Private, "{ip}");
+        }
+        take_as_global_in_tests("127.0.0.0".parse().unwrap(), 8);
+        assert_eq!(reach("127.0.0.1"), Reach::Loopback, "once");
     }
 
     #[test]

@@ -8,7 +8,9 @@
 //! [`world`] builds and runs, [`queue`] says what is due, [`link`] moves bytes, [`host`] is what one machine does with its swarm's outputs,
 //! [`faults`] says what goes wrong and when, [`report`] is what came of it.
 
+pub mod evil;
 pub mod faults;
+pub mod fuzz;
 pub mod host;
 pub mod link;
 pub mod loopback;

@@ -57,6 +57,15 @@ impl Content {
         Self::of(Shape::Tree, sizes.iter().enumerate().map(file).collect(), piece)
     }
 
+    /// One file of given bytes.
+    ///
+    /// # Panics
+    /// When the sizes make no content.
+    #[must_use]
+    pub fn of_bytes(bytes: Vec<u8>, piece: u32) -> Self {
+        Self::of(Shape::File, vec![(String::new(), bytes)], piece)
+    }
+
     #[allow(clippy::unwrap_used)] // A test that can't make its content can't go on.
     fn of(shape: Shape, files: Vec<(String, Vec<u8>)>, piece: u32) -> Self {
         let entry = |(path, bytes): &(String, Vec<u8>)| {
@@ -241,6 +250,7 @@ impl Evil {
     /// When the network fails.
     pub async fn greet(addr: SocketAddr) -> io::Result<Self> {
         let mut stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
         stream.write_all(&Greeting { random: [7; 16] }.to_bytes()).await?;
         let mut greeting = [0; GREETING_BYTES];
         stream.read_exact(&mut greeting).await?;
@@ -252,15 +262,31 @@ impl Evil {
     /// # Errors
     /// When the network fails.
     pub async fn accept(listener: &TcpListener, ours: &Hello) -> io::Result<Self> {
-        let (mut stream, _) = listener.accept().await?;
+        Self::accept_any(listener, |_| ours.clone()).await
+    }
+
+    /// Takes a connection and answers its hello with what is made of it.
+    ///
+    /// # Errors
+    /// When the network fails, or no hello comes.
+    pub async fn accept_any(listener: &TcpListener, ours: impl FnOnce(&Hello) -> Hello) -> io::Result<Self> {
+        let (stream, _) = listener.accept().await?;
+        Self::answer(stream, ours).await
+    }
+
+    /// Answers on a connection that was taken.
+    ///
+    /// # Errors
+    /// When the network fails, or no hello comes.
+    pub async fn answer(mut stream: TcpStream, ours: impl FnOnce(&Hello) -> Hello) -> io::Result<Self> {
         let mut greeting = [0; GREETING_BYTES];
+        stream.set_nodelay(true)?;
         stream.read_exact(&mut greeting).await?;
         stream.write_all(&Greeting { random: [8; 16] }.to_bytes()).await?;
         let mut evil = Self { stream, buffer: BytesMut::new(), codec: Codec::default(), hello: None };
-        if let Message::Hello(theirs) = evil.next().await? {
-            evil.hello = Some(*theirs);
-        }
-        evil.send(&Message::Hello(Box::new(ours.clone()))).await?;
+        let Message::Hello(theirs) = evil.next().await? else { return Err(io::ErrorKind::InvalidData.into()) };
+        evil.send(&Message::Hello(Box::new(ours(&theirs)))).await?;
+        evil.hello = Some(*theirs);
         Ok(evil)
     }
 
@@ -368,12 +394,17 @@ pub async fn fake_tracker(answer: Vec<u8>) -> SocketAddr {
 ///
 /// # Errors
 /// When the network fails.
-pub async fn http(addr: SocketAddr, request: &str) -> io::Result<(u16, String, Vec<u8>)> {
+pub async fn http(addr: SocketAddr, request: impl AsRef<[u8]>) -> io::Result<(u16, String, Vec<u8>)> {
     let exchange = async {
         let mut stream = TcpStream::connect(addr).await?;
-        stream.write_all(request.as_bytes()).await?;
+        // It may have answered and gone before all is sent; then its answer, or its end, is what counts.
+        let _ = stream.write_all(request.as_ref()).await;
         let mut all = Vec::new();
-        stream.read_to_end(&mut all).await?;
+        if let Err(error) = stream.read_to_end(&mut all).await
+            && all.is_empty()
+        {
+            return Err(error);
+        }
         let head = all.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or(all.len());
         let text = String::from_utf8_lossy(&all[..head]).to_ascii_lowercase();
         let status = text.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);

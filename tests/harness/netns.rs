@@ -309,6 +309,12 @@ impl Process {
         child.map(|child| Self { child, said }).map_err(|error| format!("{name}: {error}"))
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it has ended.
     pub fn ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))

@@ -3,6 +3,7 @@
 
 mod contact;
 mod ends;
+mod evil;
 mod hostile;
 mod http;
 mod manifests;

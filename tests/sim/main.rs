@@ -5,6 +5,7 @@
 
 mod churn;
 mod hostile;
+mod mob;
 mod speed;
 mod stalls;
 mod zones;

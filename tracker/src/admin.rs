@@ -37,7 +37,8 @@ impl Service {
                 refusal(&refused, allow)
             })
         };
-        serve(io, &self.inner.config.timeouts, shutdown, handle).await;
+        let Some(place) = self.inner.admin_doors.enter(IpAddr::from([127, 0, 0, 1])) else { return };
+        serve(io, &self.inner.config.timeouts, &place, shutdown, handle).await;
     }
 
     fn admin(&self, request: &Request<Incoming>, local: IpAddr) -> Result<Response<Payload>, Refused> {

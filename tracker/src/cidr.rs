@@ -29,6 +29,13 @@ impl Cidr {
     }
 }
 
+impl Cidr {
+    /// Marks the range for this process; see the protocol's function of this name.
+    pub(crate) fn take_as_global_in_tests(&self) {
+        shoal_protocol::address::take_as_global_in_tests(self.base, self.prefix);
+    }
+}
+
 fn bits(ip: IpAddr) -> (u128, u8) {
     match ip {
         IpAddr::V4(ip) => (u128::from(u32::from(ip)), 32),

@@ -234,7 +234,9 @@ fn read_config(explicit: Option<&Path>) -> Result<Settings, Failure> {
 }
 
 fn serve(runtime: &tokio::runtime::Runtime, settings: &Settings, output: Output) -> Result<(), Failure> {
-    let config = settings.service().map_err(|e| Failure::new(2, e))?;
+    let mut config = settings.service().map_err(|e| Failure::new(2, e))?;
+    config.max_connections = config.max_connections.min(connections_that_fit());
+    test_network()?;
     let admin_addr = settings.admin_addr().map_err(|e| Failure::new(2, e))?;
     let allow = match &settings.allow {
         None => None,
@@ -276,6 +278,26 @@ fn serve(runtime: &tokio::runtime::Runtime, settings: &Settings, output: Output)
             code = signals.next() => Err(Failure::new(code, "stopped at once by a second signal")),
         }
     })
+}
+
+/// Connections for which there are descriptors, once as many are asked for as may be had.
+fn connections_that_fit() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    /// Listeners, the runtime, manifests that are read and written.
+    const OTHERS: u64 = 128;
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let fit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(fit.saturating_sub(OTHERS).max(fit / 2)).unwrap_or(usize::MAX)
+}
+
+/// A private network that tests want to be taken for a part of the internet.
+fn test_network() -> Result<(), Failure> {
+    let Some(text) = std::env::var_os("SHOAL_TEST_GLOBAL") else { return Ok(()) };
+    let text = text.to_string_lossy();
+    let range: crate::cidr::Cidr = text.parse().map_err(|e| Failure::new(2, format!("SHOAL_TEST_GLOBAL: {e}")))?;
+    range.take_as_global_in_tests();
+    Ok(())
 }
 
 struct Signals {

@@ -55,6 +55,9 @@ pub struct Settings {
     /// Most peers in one swarm [default: 1000000]
     #[arg(long, env = "SHOAL_MAX_PEERS_PER_SWARM", value_name = "N")]
     pub max_peers_per_swarm: Option<usize>,
+    /// Most peers in all swarms together [default: 1000000]
+    #[arg(long, env = "SHOAL_MAX_PEERS", value_name = "N")]
+    pub max_peers: Option<usize>,
     /// Requests per second and public address; 0 for no limit [default: 50]
     #[arg(long, env = "SHOAL_RATE_LIMIT", value_name = "N", value_parser = parse_rate)]
     #[serde(deserialize_with = "rate")]
@@ -133,6 +136,7 @@ impl Settings {
             max_handout: self.max_handout.or(base.max_handout),
             max_swarms: self.max_swarms.or(base.max_swarms),
             max_peers_per_swarm: self.max_peers_per_swarm.or(base.max_peers_per_swarm),
+            max_peers: self.max_peers.or(base.max_peers),
             rate_limit: self.rate_limit.or(base.rate_limit),
             allow: self.allow.or(base.allow),
             trust_advertised: list(self.trust_advertised, base.trust_advertised),
@@ -189,6 +193,7 @@ impl Settings {
         let registry = RegistryConfig {
             max_swarms: self.max_swarms.unwrap_or(default.registry.max_swarms),
             max_peers_per_swarm: self.max_peers_per_swarm.unwrap_or(default.registry.max_peers_per_swarm),
+            max_peers: self.max_peers.unwrap_or(default.registry.max_peers),
             max_handout,
             interval_s: seconds("announce-interval", self.announce_interval)?,
             peer_ttl_s: seconds("peer-ttl", self.peer_ttl)?,
@@ -244,6 +249,7 @@ impl Settings {
                 "max-peers-per-swarm" => {
                     Some(self.max_peers_per_swarm.unwrap_or(RegistryConfig::default().max_peers_per_swarm).to_string())
                 }
+                "max-peers" => Some(self.max_peers.unwrap_or(RegistryConfig::default().max_peers).to_string()),
                 "rate-limit" => Some(self.rate_limit.unwrap_or(ServiceConfig::default().rate_limit).to_string()),
                 "allow" => self.allow.as_deref().map(path),
                 "trust-advertised" => Some(list(&self.trust_advertised)),

@@ -249,6 +249,10 @@ impl ManifestSource for DiskStore {
         self.allowed.as_ref().is_none_or(|allowed| allowed.contains(swarm))
     }
 
+    fn knows(&self, swarm: &SwarmId) -> bool {
+        self.state().held.contains_key(swarm)
+    }
+
     fn manifest(&self, id: &ContentId) -> Option<Arc<Manifest>> {
         let swarm = id.open_swarm();
         {

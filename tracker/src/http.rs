@@ -5,6 +5,7 @@
 //! 5 seconds at most; 30 idle seconds end a connection. Refusals are JSON ([`Refusal`]). There are no CORS headers, and
 //! an announce needs the JSON content type, so no web page can send one.
 
+use crate::doors::Place;
 use crate::manifests::{Part, Refused};
 use crate::patience::{Pace, Paced};
 use crate::payload::Payload;
@@ -15,14 +16,16 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioTimer;
 use shoal_protocol::announce::Refusal;
 use shoal_protocol::limits::{ANNOUNCE_BYTES, CV_BATCH, MANIFEST_BYTES, PIECES};
 use shoal_protocol::tree::make_content_batch;
 use shoal_protocol::{Announce, ContentId};
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -33,8 +36,11 @@ const MAX_HEAD_BYTES: usize = 8 << 10;
 const MAX_BUFFER: usize = 16 << 10;
 /// How long a manifest request waits for memory that others hold.
 const HEAVY_WAIT: Duration = Duration::from_secs(5);
-/// Slowest pace of a body.
+/// Slowest pace of a body, and of what lies beyond its first MiB: a long one holds memory that others wait for.
 const BODY_BYTES_PER_S: u64 = 16 << 10;
+const LONG_BODY_BYTES_PER_S: u64 = 256 << 10;
+/// Memory for a body is asked for in steps as it comes, so that who only announces a long one takes nothing from others.
+const BODY_STEP: usize = 1 << 20;
 const MANIFEST_TYPE: &str = "application/vnd.shoal.manifest";
 const JSON: &str = "application/json";
 const BINARY: &str = "application/octet-stream";
@@ -42,8 +48,13 @@ const BINARY: &str = "application/octet-stream";
 type Answer = Response<Payload>;
 
 /// Serves one connection until it ends, is too slow, or `shutdown` is called and the request at hand is answered.
-pub(crate) async fn serve<IO, F, R>(io: IO, timeouts: &crate::service::Timeouts, shutdown: CancellationToken, handle: F)
-where
+pub(crate) async fn serve<IO, F, R>(
+    io: IO,
+    timeouts: &crate::service::Timeouts,
+    place: &Place,
+    shutdown: CancellationToken,
+    handle: F,
+) where
     IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     F: Fn(Request<Incoming>) -> R,
     R: Future<Output = Answer>,
@@ -51,18 +62,19 @@ where
     let pace = Pace::new();
     let service = hyper::service::service_fn(|request| {
         pace.busy();
+        place.busy();
         let answer = handle(request);
         let pace = pace.clone();
         async move {
             let answer = answer.await;
             pace.idle();
+            place.idle();
             Ok::<_, Infallible>(answer)
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        // The finer limits are kept by `Pace`; this one is the second wall.
-        .header_read_timeout(timeouts.idle.max(timeouts.head))
+        // `Pace` keeps the times, with one timer for a connection instead of one for each request.
+        .header_read_timeout(None)
         .keep_alive(true)
         .half_close(false)
         .max_headers(MAX_HEADERS)
@@ -73,6 +85,7 @@ where
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = pace.expired(timeouts) => return,
+        () = place.evicted() => return,
         () = shutdown.cancelled() => {
             if pace.fresh() {
                 return;
@@ -96,9 +109,9 @@ impl Service {
         IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
         // Counted here, so that it holds for a peer that embeds this as well.
-        let Ok(_permit) = self.inner.connections.clone().try_acquire_owned() else { return };
+        let Some(place) = self.inner.doors.enter(remote.ip()) else { return };
         let handle = |request| self.handle(request, remote.ip(), local.ip());
-        serve(io, &self.inner.config.timeouts, shutdown, handle).await;
+        serve(io, &self.inner.config.timeouts, &place, shutdown, handle).await;
     }
 
     async fn handle(&self, request: Request<Incoming>, remote: IpAddr, local: IpAddr) -> Answer {
@@ -126,7 +139,9 @@ impl Service {
         remote: IpAddr,
         local: IpAddr,
     ) -> Result<Answer, (Refused, Option<&'static str>)> {
-        let forwarded = text(request.headers(), "x-forwarded-for");
+        // A proxy may add a line of its own behind one that its client made up.
+        let forwarded =
+            request.headers().get_all("x-forwarded-for").iter().next_back().map(|v| v.to_str().unwrap_or(""));
         let asker = self.asker(remote, forwarded);
         check_framing(&request).map_err(plain)?;
         let route = route(request.method(), request.uri().path(), request.uri().query())?;
@@ -157,10 +172,10 @@ impl Service {
             return Err(Refused::new(415, "an announce has the content type application/json"));
         }
         let length = body_length(request.headers(), ANNOUNCE_BYTES as u64)?;
-        let body = read_body(request.into_body(), length, self.inner.config.timeouts.body).await?;
+        let (body, _memory) = self.read_body(request.into_body(), length).await?;
         let announce: Announce =
             serde_json::from_slice(&body).map_err(|error| Refused::new(400, format!("not an announce: {error}")))?;
-        self.announce(self.now_ms(), &announce, asker, local).map(|handout| json(&handout))
+        self.announce_json(self.now_ms(), &announce, asker, local).map(|handout| ok(JSON, handout))
     }
 
     async fn manifest(
@@ -263,13 +278,59 @@ impl Service {
             Part::Cvs => PIECES * 32,
         };
         let length = body_length(request.headers(), limit)?;
-        let _permit = self.heavy(u64::from(length) * 2).await?;
-        let body = read_body(request.into_body(), length, self.inner.config.timeouts.body).await?;
+        let (body, _memory) = self.read_body(request.into_body(), length).await?;
+        // What is read out of it.
+        let _permit = self.heavy(body.len() as u64).await?;
         let source = self.inner.manifests.clone();
         let new = blocking(move || source.put(&id, part, &body)).await??;
         let mut answer = Response::new(Payload::whole(Bytes::new()));
         *answer.status_mut() = if new { StatusCode::CREATED } else { StatusCode::OK };
         Ok(answer)
+    }
+
+    /// Reads a body whose length was announced and checked. Memory grows with what has come.
+    async fn read_body(
+        &self,
+        mut body: Incoming,
+        length: u32,
+    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refused> {
+        let pause = self.inner.config.timeouts.body;
+        let mut out = Vec::new();
+        let mut memory: Option<OwnedSemaphorePermit> = None;
+        // A byte now and then is not progress: the whole has a time, too.
+        let end = tokio::time::Instant::now() + body_time(length, pause);
+        loop {
+            // What is there needs no timer, and most announces come whole with their head.
+            let frame = match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let deadline = end.min(tokio::time::Instant::now() + pause);
+                    let frame = tokio::time::timeout_at(deadline, body.frame()).await;
+                    frame.map_err(|_| Refused::new(408, "the body came too slowly"))?
+                }
+            };
+            let data = match frame {
+                None if out.len() == length as usize => return Ok((out.into(), memory)),
+                None | Some(Err(_)) => return Err(Refused::new(400, "the body ended early")),
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            };
+            if data.len() == length as usize {
+                return Ok((data, memory));
+            }
+            let (before, after) = (out.len() / BODY_STEP, (out.len() + data.len()) / BODY_STEP);
+            if after > before
+                && let Some(more) = self.heavy(((after - before) * BODY_STEP) as u64).await?
+            {
+                match &mut memory {
+                    Some(held) => held.merge(more),
+                    None => memory = Some(more),
+                }
+            }
+            if out.is_empty() {
+                out.reserve((length as usize).min(64 << 10));
+            }
+            out.extend_from_slice(&data);
+        }
     }
 
     /// Memory for a large request: what others hold is waited for, but not for ever. Small ones need none.
@@ -325,24 +386,11 @@ fn body_length(headers: &HeaderMap, limit: u64) -> Result<u32, Refused> {
         .ok_or_else(|| Refused::new(413, format!("the body has {length} bytes, the limit is {limit}")))
 }
 
-/// Reads a body whose length was announced and checked. Memory grows with what has come.
-async fn read_body(mut body: Incoming, length: u32, pause: Duration) -> Result<Vec<u8>, Refused> {
-    let mut out = Vec::with_capacity((length as usize).min(64 << 10));
-    // A byte now and then is not progress: the whole has a time, too.
-    let end = tokio::time::Instant::now() + pause + Duration::from_secs(u64::from(length) / BODY_BYTES_PER_S);
-    loop {
-        let deadline = end.min(tokio::time::Instant::now() + pause);
-        let frame = tokio::time::timeout_at(deadline, body.frame()).await;
-        match frame.map_err(|_| Refused::new(408, "the body came too slowly"))? {
-            None if out.len() == length as usize => return Ok(out),
-            None | Some(Err(_)) => return Err(Refused::new(400, "the body ended early")),
-            Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    out.extend_from_slice(&data);
-                }
-            }
-        }
-    }
+/// How long a body may take.
+fn body_time(length: u32, pause: Duration) -> Duration {
+    let length = u64::from(length);
+    let (first, rest) = (length.min(BODY_STEP as u64), length.saturating_sub(BODY_STEP as u64));
+    pause + Duration::from_secs(first / BODY_BYTES_PER_S + rest / LONG_BODY_BYTES_PER_S)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {

@@ -8,15 +8,18 @@
 #![warn(missing_docs)]
 
 mod admin;
+mod answer;
 pub mod cidr;
 pub mod cli;
 mod client;
 pub mod config;
 pub mod disk;
+mod doors;
 pub mod handout;
 mod http;
 pub mod interval;
 pub mod limiter;
+mod lookup;
 pub mod manifests;
 mod output;
 mod patience;

@@ -50,6 +50,12 @@ pub trait ManifestSource: Send + Sync + 'static {
     /// Whether announces for this swarm are taken. A tracker inside a seed knows its own swarms only.
     fn accepts_swarm(&self, swarm: &SwarmId) -> bool;
 
+    /// Whether there is a manifest for this swarm: then it is more than an announce of anybody's.
+    fn knows(&self, swarm: &SwarmId) -> bool {
+        let _ = swarm;
+        false
+    }
+
     /// The manifest with its hints.
     fn manifest(&self, id: &ContentId) -> Option<Arc<Manifest>>;
 

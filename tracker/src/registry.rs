@@ -3,16 +3,19 @@
 //! Contract: no clock and no I/O; time (milliseconds since the tracker started) and randomness are arguments. Swarms
 //! are spread over shards by id, each behind its own short lock; no call holds two of them, and none walks a whole
 //! swarm. What is over disappears by a sweep of bounded steps, and is not handed out before that either.
-//! Limits: swarms in total, peers per swarm, peers per public address within a swarm. At the cap of swarms a newcomer
-//! takes the place of an empty or one-peer swarm, or is refused: so a flood of random ids can't push out a real swarm.
+//! Limits: swarms and peers in total, peers per swarm, peers per public address within a swarm, and bytes of what peers
+//! say beside the needful. At a cap of the total a newcomer takes the place of a swarm that nobody put a manifest for
+//! (of at most one peer first), or else of a real one with at most one peer, or is refused: so a flood of random ids can't push out a
+//! real swarm.
 
-use crate::handout::{Asker, Chosen, pick};
+use crate::cidr::Cidr;
+use crate::handout::{Asker, Chosen, addresses, pick};
 use crate::interval::{interval_s, ttl_s};
 use crate::rng::Rng;
-use crate::swarm::{Extra, Full, Key, Record, Swarm};
-use shoal_protocol::announce::SwarmCounts;
+use crate::swarm::{Budget, Extra, Full, Key, Record, Swarm};
+use shoal_protocol::announce::{HandoutPeer, SwarmCounts};
 use shoal_protocol::limits::HANDOUT_PEERS;
-use shoal_protocol::{Announce, Event, SwarmId};
+use shoal_protocol::{Announce, Event, Handout, SwarmId};
 use std::collections::HashMap;
 use std::hash::RandomState;
 use std::net::IpAddr;
@@ -33,6 +36,10 @@ pub struct RegistryConfig {
     pub max_swarms: usize,
     /// Most peers in one swarm.
     pub max_peers_per_swarm: usize,
+    /// Most peers in all swarms: what a tracker holds is bounded by memory, not by who asks.
+    pub max_peers: usize,
+    /// Most bytes of candidates, zones and labels; without room a peer is entered without them.
+    pub max_extra_bytes: usize,
     /// Most peers of one public address in one swarm.
     pub max_peers_per_address: usize,
     /// Most peers in one handout.
@@ -48,6 +55,8 @@ impl Default for RegistryConfig {
         Self {
             max_swarms: 1_000_000,
             max_peers_per_swarm: 1_000_000,
+            max_peers: 1_000_000,
+            max_extra_bytes: 64 << 20,
             max_peers_per_address: 64,
             max_handout: 50,
             interval_s: None,
@@ -62,6 +71,9 @@ pub enum RegistryFull {
     /// No room for another swarm.
     #[error("this tracker holds as many swarms as it may; try again later or use another tracker")]
     Swarms,
+    /// No room for another peer in any swarm.
+    #[error("this tracker holds as many peers as it may; try again later or use another tracker")]
+    Tracker,
     /// No room for another peer in the swarm.
     #[error("this swarm has as many peers as the tracker keeps; try again later")]
     Peers,
@@ -81,6 +93,20 @@ pub struct Answer {
     pub leechers: u32,
     /// Peers for the asker.
     pub peers: Vec<Chosen>,
+}
+
+impl Answer {
+    /// With the addresses that this asker may have.
+    #[must_use]
+    pub fn handout(&self, asker: &Asker<'_>, trusted: &[Cidr]) -> Handout {
+        let mut addrs = Vec::new();
+        let mut peer = |peer: &Chosen| {
+            addresses(peer, asker, trusted, &mut addrs);
+            HandoutPeer { addrs: addrs.iter().map(ToString::to_string).collect(), seed: peer.seed }
+        };
+        let peers = self.peers.iter().map(&mut peer).filter(|peer| !peer.addrs.is_empty()).collect();
+        Handout { interval: self.interval_s, seeds: self.seeds, leechers: self.leechers, peers }
+    }
 }
 
 /// One peer, for the operator.
@@ -128,6 +154,7 @@ pub struct Registry {
     hasher: RandomState,
     swarms: AtomicUsize,
     peers: AtomicUsize,
+    extras: Budget,
 }
 
 fn seconds(now_ms: u64) -> u32 {
@@ -139,7 +166,8 @@ impl Registry {
     #[must_use]
     pub fn new(config: RegistryConfig) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { config, shards, hasher: RandomState::new(), swarms: AtomicUsize::new(0), peers: AtomicUsize::new(0) }
+        let (swarms, peers, extras) = (AtomicUsize::new(0), AtomicUsize::new(0), Budget::new(config.max_extra_bytes));
+        Self { config, shards, hasher: RandomState::new(), swarms, peers, extras }
     }
 
     /// Ids are hashes, so any of their bytes spreads them; those who choose their ids only slow themselves.
@@ -152,7 +180,8 @@ impl Registry {
         self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an announce in and answers it. The answer is made before the announcer is entered.
+    /// Takes an announce in and answers it. The answer is made before the announcer is entered. `is_real` tells swarms
+    /// for which there is more than an announce, so that they stay when others have to make room.
     ///
     /// # Errors
     /// When a limit is reached; then nothing was entered.
@@ -162,6 +191,7 @@ impl Registry {
         announce: &Announce,
         ip: IpAddr,
         reached_at: IpAddr,
+        is_real: &dyn Fn(&SwarmId) -> bool,
         rng: &mut Rng,
     ) -> Result<Answer, RegistryFull> {
         let now_s = seconds(now_ms);
@@ -171,9 +201,19 @@ impl Registry {
         if announce.event == Event::Stopped {
             return Ok(self.stop(&mut shard, announce, key, now_s, rng));
         }
-        if !shard.index.contains_key(&announce.swarm) {
+        if !shard.index.contains_key(&announce.swarm) && self.swarms.load(Ordering::Relaxed) >= self.config.max_swarms {
             drop(shard);
-            self.make_room(rng)?;
+            self.make_room(is_real, rng).ok_or(RegistryFull::Swarms)?;
+            shard = self.shard(&announce.swarm);
+        }
+        let is_known =
+            |shard: &Shard| shard.swarm(&announce.swarm).is_some_and(|s| s.find(&self.hasher, &key).is_some());
+        if self.peers.load(Ordering::Relaxed) >= self.config.max_peers && !is_known(&shard) {
+            drop(shard);
+            let freed = (0..EVICTION_TRIES).map_while(|_| self.make_room(is_real, rng)).any(|peers| peers > 0);
+            if !freed {
+                return Err(RegistryFull::Tracker);
+            }
             shard = self.shard(&announce.swarm);
         }
         let at = match shard.index.get(&announce.swarm) {
@@ -196,14 +236,7 @@ impl Registry {
         let peers = pick(swarm, &self.hasher, &asker, want, now_s, rng);
         let age_s = now_s.saturating_sub(swarm.born_s);
         let interval_s = interval_s(self.config.interval_s, age_s, swarm.seeds(), swarm.len() - swarm.seeds(), rng);
-        let plain = announce.candidates.is_empty() && announce.zone.is_empty() && announce.label.is_empty();
-        let extra = (!plain).then(|| {
-            Box::new(Extra {
-                candidates: announce.candidates.as_slice().into(),
-                zone: announce.zone.as_str().into(),
-                label: announce.label.as_str().into(),
-            })
-        });
+        let extra = Extra::new(&self.extras, &announce.candidates, &announce.zone, &announce.label);
         let expires_s = now_s.saturating_add(ttl_s(self.config.peer_ttl_s, interval_s));
         let record = Record { key, id: announce.peer, seed, expires_s, extra };
         let put = swarm.put(&self.hasher, record, self.config.max_peers_per_swarm, self.config.max_peers_per_address);
@@ -251,27 +284,29 @@ impl Registry {
         Answer { interval_s, seeds: seeds as u32, leechers: leechers as u32, peers: Vec::new() }
     }
 
-    /// At the cap of swarms: removes the longest silent of some swarms with at most one peer.
-    fn make_room(&self, rng: &mut Rng) -> Result<(), RegistryFull> {
-        if self.swarms.load(Ordering::Relaxed) < self.config.max_swarms {
-            return Ok(());
-        }
+    /// At a cap: removes a swarm and says how many peers went with it. One with at most one peer that isn't real, else
+    /// any that isn't real, else a real one with at most one peer; the smallest of those looked at, then the longest
+    /// silent.
+    fn make_room(&self, is_real: &dyn Fn(&SwarmId) -> bool, rng: &mut Rng) -> Option<usize> {
         let start = rng.below(SHARDS);
-        for n in 0..SHARDS {
-            let mut shard = self.lock((start + n) % SHARDS);
-            let len = shard.swarms.len();
-            let victim = (0..EVICTION_TRIES.min(len))
-                .map(|_| rng.below(len))
-                .filter(|at| shard.swarms[*at].1.len() <= 1)
-                .min_by_key(|at| shard.swarms[*at].1.touched_s);
-            if let Some(at) = victim {
-                self.peers.fetch_sub(shard.swarms[at].1.len(), Ordering::Relaxed);
-                self.swarms.fetch_sub(1, Ordering::Relaxed);
-                shard.remove(at);
-                return Ok(());
+        for (real, most) in [(false, 1), (false, usize::MAX), (true, 1)] {
+            for n in 0..SHARDS {
+                let mut shard = self.lock((start + n) % SHARDS);
+                let len = shard.swarms.len();
+                let rank = |at: &usize| (shard.swarms[*at].1.len(), shard.swarms[*at].1.touched_s);
+                let may_go = |at: &usize| rank(at).0 <= most && is_real(&shard.swarms[*at].0) == real;
+                let tries = 0..EVICTION_TRIES.min(len);
+                let victim = tries.map(|_| rng.below(len)).filter(may_go).min_by_key(rank);
+                if let Some(at) = victim {
+                    let peers = shard.swarms[at].1.len();
+                    self.peers.fetch_sub(peers, Ordering::Relaxed);
+                    self.swarms.fetch_sub(1, Ordering::Relaxed);
+                    shard.remove(at);
+                    return Some(peers);
+                }
             }
         }
-        Err(RegistryFull::Swarms)
+        None
     }
 
     /// What is known of one swarm; zeros where it isn't known.
@@ -394,7 +429,7 @@ mod tests {
 
     fn tell(registry: &Registry, now_ms: u64, swarm: u8, peer: u16, event: Event, left: u64) -> Answer {
         let rng = &mut Rng::new(u64::from(peer) + now_ms);
-        registry.announce(now_ms, &announce(swarm, peer, event, left), ip(peer), ip(0), rng).unwrap()
+        registry.announce(now_ms, &announce(swarm, peer, event, left), ip(peer), ip(0), &|_| true, rng).unwrap()
     }
 
     #[test]
@@ -424,11 +459,11 @@ mod tests {
         let registry = Registry::new(RegistryConfig::default());
         tell(&registry, 0, 1, 1, Event::Started, 0);
         let stop = announce(1, 1, Event::Stopped, 0);
-        registry.announce(0, &stop, ip(2), ip(0), &mut Rng::new(1)).unwrap();
+        registry.announce(0, &stop, ip(2), ip(0), &|_| true, &mut Rng::new(1)).unwrap();
         let other_id = announce(1, 2, Event::Stopped, 0);
-        registry.announce(0, &other_id, ip(1), ip(0), &mut Rng::new(1)).unwrap();
+        registry.announce(0, &other_id, ip(1), ip(0), &|_| true, &mut Rng::new(1)).unwrap();
         assert_eq!(registry.totals(), (1, 1));
-        registry.announce(0, &stop, ip(1), ip(0), &mut Rng::new(1)).unwrap();
+        registry.announce(0, &stop, ip(1), ip(0), &|_| true, &mut Rng::new(1)).unwrap();
         assert_eq!(registry.totals(), (0, 0));
     }
 
@@ -461,15 +496,61 @@ mod tests {
             assert_eq!(registry.totals(), (3, 5));
         }
         tell(&registry, 0, 59, 4, Event::Started, 1);
-        let refused = registry.announce(0, &announce(60, 3, Event::Started, 1), ip(3), ip(0), &mut Rng::new(1));
+        let refused =
+            registry.announce(0, &announce(60, 3, Event::Started, 1), ip(3), ip(0), &|_| true, &mut Rng::new(1));
         assert_eq!(refused.unwrap_err(), RegistryFull::Swarms);
         assert_eq!(registry.scrape(&SwarmId([1; 32])).leechers, 2);
     }
 
     #[test]
+    fn what_nobody_put_a_manifest_for_makes_room_for_any_number_of_announces() {
+        let config =
+            RegistryConfig { max_swarms: 500, max_peers: 2_000, max_extra_bytes: 10_000, ..Default::default() };
+        let registry = Registry::new(config);
+        // Swarms 1 and 2 have manifests; the first has many peers, the second only its origin.
+        let is_real = |id: &SwarmId| *id == SwarmId([1; 32]) || *id == SwarmId([2; 32]);
+        let mut rng = Rng::new(9);
+        for peer in 1..=100 {
+            registry.announce(0, &announce(1, peer, Event::Started, 1), ip(peer), ip(0), &is_real, &mut rng).unwrap();
+        }
+        registry.announce(0, &announce(2, 1, Event::Started, 0), ip(1), ip(0), &is_real, &mut rng).unwrap();
+        for n in 0..40_000_u32 {
+            // Half of them alone, half in crowds, all with as much to say as they may.
+            let crowd = if n % 2 == 0 { n } else { n % 7 };
+            let mut hostile = announce(0, 1, Event::Started, 1);
+            hostile.swarm.0[4..8].copy_from_slice(&crowd.to_le_bytes());
+            (hostile.zone, hostile.label) = ("z".repeat(128), "l".repeat(64));
+            let from = IpAddr::from((0x0b00_0000 + n).to_be_bytes());
+            let _ = registry.announce(1, &hostile, from, ip(0), &is_real, &mut rng);
+            let (swarms, peers) = registry.totals();
+            assert!(swarms <= 500 && peers <= 2_000 && registry.extras.used() <= 10_000, "{swarms} {peers}");
+        }
+        assert_eq!(registry.scrape(&SwarmId([1; 32])).leechers, 100);
+        assert_eq!(registry.scrape(&SwarmId([2; 32])).seeds, 1);
+        let newcomer = announce(1, 200, Event::Started, 1);
+        assert_eq!(registry.announce(2, &newcomer, ip(200), ip(0), &is_real, &mut rng).unwrap().peers.len(), 50);
+        registry.sweep(4_000_000, usize::MAX);
+        assert_eq!((registry.totals(), registry.extras.used()), ((0, 0), 0), "all is given back");
+    }
+
+    #[test]
+    fn where_all_is_real_a_full_tracker_keeps_whom_it_has() {
+        let registry = Registry::new(RegistryConfig { max_peers: 4, ..RegistryConfig::default() });
+        for (swarm, peer) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
+            tell(&registry, 0, swarm, peer, Event::Started, 1);
+        }
+        let ask = |peer| {
+            let again = announce(1, peer, Event::Progress, 1);
+            registry.announce(0, &again, ip(peer), ip(0), &|_| true, &mut Rng::new(1)).map(|answer| answer.peers.len())
+        };
+        assert_eq!((ask(1).unwrap(), ask(9).unwrap_err()), (1, RegistryFull::Tracker));
+    }
+
+    #[test]
     fn a_refused_peer_leaves_no_empty_swarm() {
         let registry = Registry::new(RegistryConfig { max_peers_per_swarm: 0, ..RegistryConfig::default() });
-        let refused = registry.announce(0, &announce(1, 1, Event::Started, 1), ip(1), ip(0), &mut Rng::new(1));
+        let refused =
+            registry.announce(0, &announce(1, 1, Event::Started, 1), ip(1), ip(0), &|_| true, &mut Rng::new(1));
         assert_eq!(refused.unwrap_err(), RegistryFull::Peers);
         assert_eq!(registry.totals(), (0, 0));
     }

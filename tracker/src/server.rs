@@ -22,8 +22,6 @@ const BACKLOG: i32 = 4_096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Manifests end after days, so they are looked at less often than peers.
 const MANIFEST_SWEEP_TICKS: u64 = 10;
-/// Connections of the operator's port.
-const ADMIN_CONNECTIONS: usize = 64;
 
 /// Binds a listener. The IPv6 wildcard takes IPv4 as well, and becomes the IPv4 wildcard on a host without IPv6.
 ///
@@ -59,10 +57,8 @@ pub async fn run(listener: TcpListener, admin: Option<TcpListener>, service: Ser
         tasks.spawn(async move {
             let tracked = inner.clone();
             accept(&admin, &stop, |stream, _, local| {
-                if tracked.len() < ADMIN_CONNECTIONS {
-                    let (service, stop) = (service.clone(), stop.clone());
-                    tracked.spawn(async move { service.serve_admin(TokioIo::new(stream), local, stop).await });
-                }
+                let (service, stop) = (service.clone(), stop.clone());
+                tracked.spawn(async move { service.serve_admin(TokioIo::new(stream), local, stop).await });
             })
             .await;
             drop(admin);

@@ -4,13 +4,13 @@
 //! since the service was made. What is refused carries its HTTP status ([`Refused`]).
 
 use crate::cidr::Cidr;
-use crate::handout::{Asker, addresses};
+use crate::doors::Doors;
+use crate::handout::Asker;
 use crate::limiter::Limiter;
 use crate::manifests::{ManifestSource, Refused};
-use crate::registry::{Registry, RegistryConfig, RegistryFull};
+use crate::registry::{Answer, Registry, RegistryConfig, RegistryFull};
 use crate::rng::Rng;
 use crate::swarm::Key;
-use shoal_protocol::announce::HandoutPeer;
 use shoal_protocol::{Announce, Event, Handout, Scrape, SwarmId, address};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ use tokio::sync::Semaphore;
 
 /// Peers that one step of the sweep looks at in each shard: keeps a shard's lock below a millisecond.
 const SWEEP_BUDGET: usize = 2_000;
+/// Connections of the operator's port.
+const ADMIN_CONNECTIONS: usize = 64;
 /// Memory for the bodies of all manifest requests at one time, in MiB.
 pub(crate) const HEAVY_MIB: u32 = 512;
 
@@ -57,6 +59,8 @@ pub struct ServiceConfig {
     pub spare_private: bool,
     /// Most open connections.
     pub max_connections: usize,
+    /// Most of them from one public address, or one /64: a NAT's hosts fit, and it takes many to fill all.
+    pub max_connections_per_address: usize,
     /// How long connections may take.
     pub timeouts: Timeouts,
     /// Manifests longer than this are redirected when the source offers a place.
@@ -75,6 +79,7 @@ impl Default for ServiceConfig {
             rate_limit: 50,
             spare_private: true,
             max_connections: 16_384,
+            max_connections_per_address: 256,
             timeouts: Timeouts::default(),
             redirect_from: 1 << 20,
             seed: None,
@@ -120,7 +125,8 @@ pub(crate) struct Inner {
     pub(crate) manifests: Arc<dyn ManifestSource>,
     pub(crate) counters: Counters,
     pub(crate) heavy: Arc<Semaphore>,
-    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) doors: Doors,
+    pub(crate) admin_doors: Doors,
     registry: Registry,
     limiter: Limiter,
     started: Instant,
@@ -148,7 +154,8 @@ impl Service {
             manifests,
             counters: Counters::default(),
             heavy: Arc::new(Semaphore::new(HEAVY_MIB as usize)),
-            connections: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
+            doors: Doors::new(config.max_connections, config.max_connections_per_address),
+            admin_doors: Doors::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS),
             registry: Registry::new(config.registry.clone()),
             limiter: Limiter::new(config.rate_limit, config.spare_private),
             started: Instant::now(),
@@ -176,6 +183,38 @@ impl Service {
         remote: IpAddr,
         reached_at: IpAddr,
     ) -> Result<Handout, Refused> {
+        let (answer, asker) = self.take_announce(now_ms, announce, remote, reached_at)?;
+        let handout = answer.handout(&asker, &self.inner.config.trust_advertised);
+        self.count_handed_out(handout.peers.len());
+        Ok(handout)
+    }
+
+    /// The same as JSON, for HTTP.
+    pub(crate) fn announce_json(
+        &self,
+        now_ms: u64,
+        announce: &Announce,
+        remote: IpAddr,
+        reached_at: IpAddr,
+    ) -> Result<Vec<u8>, Refused> {
+        let (answer, asker) = self.take_announce(now_ms, announce, remote, reached_at)?;
+        let (json, peers) = crate::answer::write(&answer, &asker, &self.inner.config.trust_advertised);
+        self.count_handed_out(peers);
+        Ok(json)
+    }
+
+    fn count_handed_out(&self, peers: usize) {
+        self.inner.counters.announces.fetch_add(1, Ordering::Relaxed);
+        self.inner.counters.peers_handed_out.fetch_add(peers as u64, Ordering::Relaxed);
+    }
+
+    fn take_announce<'a>(
+        &self,
+        now_ms: u64,
+        announce: &'a Announce,
+        remote: IpAddr,
+        reached_at: IpAddr,
+    ) -> Result<(Answer, Asker<'a>), Refused> {
         let inner = &*self.inner;
         if !inner.config.announces {
             return Err(Refused::new(404, "this peer is no tracker; announce to the tracker that the manifest names"));
@@ -188,10 +227,11 @@ impl Service {
         // Each call has its own stream of numbers, and no lock is needed for it.
         let mut rng = Rng::new(inner.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed));
         let mut rng = Rng::new(rng.next_u64());
+        let is_real = |swarm: &SwarmId| inner.manifests.knows(swarm);
         let answer =
-            inner.registry.announce(now_ms, announce, remote, reached_at, &mut rng).map_err(|full| match full {
-                RegistryFull::Address => Refused::later(429, full.to_string(), 60),
-                RegistryFull::Swarms | RegistryFull::Peers => Refused::later(503, full.to_string(), 60),
+            inner.registry.announce(now_ms, announce, remote, reached_at, &is_real, &mut rng).map_err(|full| {
+                let status = if full == RegistryFull::Address { 429 } else { 503 };
+                Refused::later(status, full.to_string(), 60)
             })?;
         if announce.event != Event::Stopped {
             inner.manifests.touch(&announce.swarm);
@@ -199,15 +239,7 @@ impl Service {
         let key = Key::new(remote, announce.port, announce.peer);
         let seed = announce.left == 0;
         let asker = Asker { ip: remote, reached_at, key, id: announce.peer, seed, zone: &announce.zone };
-        let peers: Vec<HandoutPeer> = answer
-            .peers
-            .iter()
-            .map(|peer| HandoutPeer { addrs: addresses(peer, &asker, &inner.config.trust_advertised), seed: peer.seed })
-            .filter(|peer| !peer.addrs.is_empty())
-            .collect();
-        inner.counters.announces.fetch_add(1, Ordering::Relaxed);
-        inner.counters.peers_handed_out.fetch_add(peers.len() as u64, Ordering::Relaxed);
-        Ok(Handout { interval: answer.interval_s, seeds: answer.seeds, leechers: answer.leechers, peers })
+        Ok((answer, asker))
     }
 
     /// Counts of some swarms, in the order asked.

@@ -305,3 +305,74 @@ async fn a_stop_answers_what_is_under_way_and_does_not_wait_for_the_idle() {
     assert!(out.starts_with("HTTP/1.1 200"), "{out}");
     world.end().await;
 }
+
+#[tokio::test]
+async fn connections_that_ask_nothing_keep_nobody_out() {
+    let world = World::new(ServiceConfig { max_connections: 8, ..ServiceConfig::default() });
+    let mut hostile = Vec::new();
+    for n in 0..60_u8 {
+        let mut stream = TcpStream::connect(world.addr).await.unwrap();
+        let part: &[u8] =
+            [&b""[..], b"G", b"GET /healthz HTTP/1.1\r\nhost: t\r\n", b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n"]
+                [n as usize % 4];
+        let _ = stream.write_all(part).await;
+        hostile.push(stream);
+        assert_eq!(world.announce(n, 7171, "started", 1).await.leechers, 1, "one address and port is one peer");
+    }
+    // All but a few of them were let go.
+    let mut ended = 0;
+    for stream in &mut hostile {
+        let mut out = Vec::new();
+        let read = tokio::time::timeout(Duration::from_millis(20), stream.read_to_end(&mut out)).await;
+        ended += usize::from(read.is_ok());
+    }
+    assert!(ended >= 50, "{ended}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_client_can_not_speak_for_its_proxy() {
+    let near = vec!["127.0.0.0/8".parse().unwrap()];
+    let config = ServiceConfig { trust_forwarded: near, rate_limit: 1, ..ServiceConfig::default() };
+    let world = World::new(config);
+    let ask = async |headers: &str| {
+        let id = "ab".repeat(32);
+        let head = format!("GET /v1/scrape?swarm={id} HTTP/1.1\r\nhost: t\r\nconnection: close\r\n{headers}\r\n");
+        ask(world.addr, &head, b"").await.status
+    };
+    // A new address each time, in a line of its own before the one that the proxy adds: it counts for nothing.
+    let mut refused = 0;
+    for n in 0..20 {
+        let forged = format!("x-forwarded-for: 9.9.9.{n}\r\nx-forwarded-for: 8.8.8.8\r\n");
+        refused += usize::from(ask(&forged).await == 429);
+    }
+    assert!(refused >= 15, "{refused}");
+    assert_eq!(ask("x-forwarded-for: 8.8.8.8, 9.9.9.9\r\n").await, 200, "the last hop");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn who_announces_a_long_body_takes_no_memory_from_others() {
+    let world = World::new(ServiceConfig::default());
+    let (manifest, _) = content();
+    let mut hostile = Vec::new();
+    for n in 0..8 {
+        let mut stream = TcpStream::connect(world.addr).await.unwrap();
+        let head = format!(
+            "PUT /m/{} HTTP/1.1\r\nhost: t\r\ncontent-length: 268435456\r\n\r\n",
+            format!("{n:02x}").repeat(32)
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&[0x89; 1000]).await.unwrap();
+        hostile.push(stream);
+    }
+    // A manifest that needs memory, too: past a MiB.
+    let entries = (0..30_000).map(|n| Entry { path: format!("{n:05}/{}", "x".repeat(60)), kind: Kind::EmptyDirectory });
+    let large = Manifest::new(Shape::Tree, 65_536, entries.collect(), Hints::default()).unwrap();
+    for manifest in [manifest, large] {
+        assert_eq!(world.put(&format!("/m/{}", manifest.id()), &manifest.to_binary()).await.status, 201);
+    }
+    world.stop.cancel();
+    drop(hostile);
+    world.end().await;
+}

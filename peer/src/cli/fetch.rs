@@ -11,7 +11,9 @@ use crate::engine::{Engine, EngineConfig, Fetching, Handle, Stats};
 use crate::failure::{Failure, FailureKind, counted};
 use crate::names::{plain_name, shown_name};
 use crate::net::http_client::Nearest;
-use crate::store::{Download, DownloadOptions, Existing, Opened, Recorded, SyncMode, missing_bytes, recorded};
+use crate::store::{
+    Download, DownloadOptions, Existing, Opened, Recorded, SyncMode, missing_bytes, recorded, unfinished,
+};
 use serde::Serialize;
 use shoal_protocol::announce::{Scrape, StopReason};
 use shoal_protocol::units::format_size;
@@ -167,6 +169,10 @@ async fn held(args: &FetchArgs, spec: &Spec, here: &Path) -> Option<Held> {
     let look = move || {
         let state = super::state_dir();
         let held = |path: PathBuf| {
+            if unfinished(&path) {
+                // Killed between the record and the end: whoever opens the place ends that.
+                return None;
+            }
             let Recorded { bytes, as_hinted } = recorded(id, &path, &state)?;
             Some(Held { id, path, bytes, as_hinted })
         };

@@ -72,6 +72,10 @@ fn run(json: bool) -> u8 {
             return failure.kind.exit_code();
         }
     };
+    if let Err(text) = test_network() {
+        output::early_failure(&Failure::new(FailureKind::Usage, text), json);
+        return FailureKind::Usage.exit_code();
+    }
     let output = Output::new(&args.global);
     start_log(&args, &output);
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
@@ -86,6 +90,16 @@ fn run(json: bool) -> u8 {
     };
     output.finish(&result);
     result.map_or_else(|failure| failure.kind.exit_code(), |_| 0)
+}
+
+/// A private network that tests want to be taken for a part of the internet, such as 10.66.0.0/16.
+fn test_network() -> Result<(), String> {
+    let Some(text) = std::env::var_os("SHOAL_TEST_GLOBAL") else { return Ok(()) };
+    let text = text.to_string_lossy();
+    let range = text.split_once('/').and_then(|(base, prefix)| Some((base.parse().ok()?, prefix.parse().ok()?)));
+    let (base, prefix) = range.ok_or_else(|| format!("SHOAL_TEST_GLOBAL is no address range: {text}"))?;
+    shoal_protocol::address::take_as_global_in_tests(base, prefix);
+    Ok(())
 }
 
 enum Refused {

@@ -166,15 +166,12 @@ where
     let named = resolve_all(search.peers).await;
     let ask = async {
         match (&engine, id) {
-            (Some(engine), Some(id)) => match engine.find_manifest(id, search.trackers, &named, None).await {
-                Ok(manifest) => manifest,
-                Err(_) => std::future::pending().await,
-            },
+            (Some(engine), Some(id)) => engine.find_manifest(id, search.trackers, &named, None).await,
             _ => std::future::pending().await,
         }
     };
     tokio::select! {
-        manifest = ask => Ok(Found::here(manifest)),
+        manifest = ask => Ok(Found::here(manifest?)),
         result = retry(url, id, search, tools, start, error) => {
             let (manifest, giver) = result?;
             Ok(Found { manifest, giver, journal: None })

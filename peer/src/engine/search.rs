@@ -2,6 +2,7 @@
 
 use super::{Engine, TrackerAt};
 use crate::failure::{Failure, FailureKind};
+use crate::net::manifest_fetch::ManifestFetchError;
 use crate::net::{announce, manifest_fetch};
 use shoal_protocol::address::{Trust, reach};
 use shoal_protocol::announce::{Announce, Event};
@@ -22,7 +23,7 @@ impl Engine {
     /// Gets a manifest by its id alone, from peers and from peers that trackers name; waits until `patience` is over.
     ///
     /// # Errors
-    /// When nobody had it in time.
+    /// When nobody had it in time, or what the id names is no valid manifest: then nobody else has a better one.
     pub async fn find_manifest(
         &self,
         id: ContentId,
@@ -32,14 +33,15 @@ impl Engine {
     ) -> Result<Manifest, Failure> {
         let search = self.search(id, trackers, peers);
         match patience {
-            None => Ok(search.await),
-            Some(limit) => tokio::time::timeout(limit, search).await.map_err(|_| {
-                Failure::new(FailureKind::Unreachable, format!("nobody who has the manifest of {id} could be reached"))
+            None => search.await,
+            Some(limit) => tokio::time::timeout(limit, search).await.unwrap_or_else(|_| {
+                let text = format!("nobody who has the manifest of {id} could be reached");
+                Err(Failure::new(FailureKind::Unreachable, text))
             }),
         }
     }
 
-    async fn search(&self, id: ContentId, trackers: &[Url], peers: &[SocketAddr]) -> Manifest {
+    async fn search(&self, id: ContentId, trackers: &[Url], peers: &[SocketAddr]) -> Result<Manifest, Failure> {
         let core = &self.core;
         let swarm = id.open_swarm();
         let hello = Hello { needs_manifest: true, ..core.hello(swarm, false) };
@@ -63,7 +65,9 @@ impl Engine {
                     asking.spawn(async move { (addr, manifest_fetch::fetch(addr, &hello, id).await) });
                 }
                 match asking.join_next().await {
-                    Some(Ok((_, Ok(manifest)))) => return manifest,
+                    Some(Ok((_, Ok(manifest)))) => return Ok(manifest),
+                    // Every byte was proven to be what the id names.
+                    Some(Ok((_, Err(ManifestFetchError::Invalid(error))))) => return Err(error.into()),
                     Some(Ok((addr, Err(error)))) => tracing::debug!(%addr, %error, "no manifest from this peer"),
                     Some(Err(_)) => {}
                     None => break,

@@ -262,7 +262,12 @@ impl Pace {
             // Each takes a piece of a hash tree.
             Message::CvRequest { .. } => 4_000,
             Message::ManifestRequest { .. } | Message::Pex { .. } => 1_000,
-            Message::Have(list) | Message::Unhave(list) => 10 + list.len() as u32,
+            Message::Have(list) | Message::Unhave(list) => {
+                // A range is 8 bytes here and may be millions of pieces to count.
+                let pieces = list.iter().map(|(_, count)| u64::from(*count)).sum::<u64>() / 8;
+                u32::try_from(pieces).unwrap_or(u32::MAX).saturating_add(10 + list.len() as u32)
+            }
+            Message::Busy { peers, .. } => 10 + 10 * peers.len() as u32,
             Message::KeepAlive => {
                 self.empty += 1;
                 1

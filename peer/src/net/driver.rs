@@ -244,8 +244,10 @@ impl Driver {
             }
             Event::Dialled(addr, Err(error)) => {
                 tracing::debug!(%addr, %error, "no connection");
-                let forget = matches!(error, HandshakeError::Wire(_));
-                self.input(Input::DialFailed { addr, forget });
+                self.input(match error {
+                    HandshakeError::Refused(_) => Input::DialRefused { addr },
+                    error => Input::DialFailed { addr, forget: matches!(error, HandshakeError::Wire(_)) },
+                });
             }
             Event::Message { conn, message } => self.input(Input::Message { conn, message }),
             Event::Block { conn, block, buffer } => {

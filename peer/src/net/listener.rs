@@ -5,6 +5,7 @@ use super::driver::Event;
 use super::handshake::{self, HANDSHAKE, HandshakeError, Opened};
 use super::{manifest_server, socket};
 use crate::engine::Listen;
+use crate::store::descriptors;
 use shoal_protocol::address::{Reach, canonical_addr, reach};
 use shoal_protocol::handshake::MAGIC;
 use shoal_protocol::message::GoodbyeReason;
@@ -23,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 const HTTP_MAX: usize = 512;
 /// Peers that dialled us at once, over all contents, unless the user wants more for one.
 const PEERS_MAX: usize = 200;
-/// Connections that have not said what they want: one more, and the oldest goes.
+/// Connections that have not said what they want: one more, and the oldest goes. Fewer where descriptors are few: who
+/// says nothing must not keep out who does, nor our own files from being opened.
 const HALF_OPEN_MAX: usize = 64;
 /// Connections from one address on the internet; private networks and this host are spared, as many share one there.
 const PER_ADDRESS_MAX: usize = 16;
@@ -73,10 +75,11 @@ fn bind_one(addr: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts until the engine is shut down.
 pub async fn run(core: Arc<Core>, listener: TcpListener) {
+    let files = usize::try_from(descriptors()).unwrap_or(usize::MAX);
     let doors = Arc::new(Doors {
-        http: Arc::new(Semaphore::new(HTTP_MAX)),
-        peers: Arc::new(Semaphore::new(PEERS_MAX.max(core.config.max_peers))),
-        half_open: HalfOpen::default(),
+        http: Arc::new(Semaphore::new(HTTP_MAX.min(files / 4))),
+        peers: Arc::new(Semaphore::new(PEERS_MAX.max(core.config.max_peers).min(files / 2))),
+        half_open: HalfOpen::new(HALF_OPEN_MAX.min(files / 8).max(1)),
         per_address: PerAddress::new(PER_ADDRESS_MAX),
         peers_per_address: PerAddress::new(PEERS_PER_ADDRESS_MAX),
     });
@@ -200,8 +203,11 @@ async fn peer(
 }
 
 /// Connections that have not said what they want.
-#[derive(Debug, Clone, Default)]
-struct HalfOpen(Arc<Mutex<(u64, BTreeMap<u64, CancellationToken>)>>);
+#[derive(Debug, Clone)]
+struct HalfOpen {
+    most: usize,
+    waiting: Arc<Mutex<(u64, BTreeMap<u64, CancellationToken>)>>,
+}
 
 struct Waiting {
     all: HalfOpen,
@@ -210,13 +216,17 @@ struct Waiting {
 }
 
 impl HalfOpen {
+    fn new(most: usize) -> Self {
+        Self { most, waiting: Arc::default() }
+    }
+
     fn enter(&self) -> Waiting {
         let token = CancellationToken::new();
-        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let number = list.0;
         list.0 += 1;
         list.1.insert(number, token.clone());
-        if list.1.len() > HALF_OPEN_MAX
+        if list.1.len() > self.most
             && let Some((_, oldest)) = list.1.pop_first()
         {
             oldest.cancel();
@@ -227,7 +237,7 @@ impl HalfOpen {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&self.number);
+        self.all.waiting.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&self.number);
     }
 }
 
@@ -304,13 +314,13 @@ mod tests {
 
     #[test]
     fn one_half_open_connection_too_many_costs_the_oldest() {
-        let all = HalfOpen::default();
+        let all = HalfOpen::new(HALF_OPEN_MAX);
         let mut held: Vec<Waiting> = (0..HALF_OPEN_MAX).map(|_| all.enter()).collect();
         assert!(held.iter().all(|w| !w.token.is_cancelled()));
         held.push(all.enter());
         assert!(held[0].token.is_cancelled());
         assert!(held[1..].iter().all(|w| !w.token.is_cancelled()));
         drop(held);
-        assert!(all.0.lock().unwrap().1.is_empty());
+        assert!(all.waiting.lock().unwrap().1.is_empty());
     }
 }

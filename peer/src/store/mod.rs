@@ -33,11 +33,14 @@ mod verify;
 mod walk;
 
 pub use completion::{Recorded, recorded};
-pub use download::{Download, DownloadOptions, Existing, Opened, SyncMode, missing_bytes, read_journal_manifest};
+pub use download::{
+    Download, DownloadOptions, Existing, Opened, SyncMode, missing_bytes, read_journal_manifest, unfinished,
+};
 pub use layout::{Span, spans};
 pub use memory::MemorySource;
 pub use piece_check::PieceCheck;
 pub use platform::default_state_dir;
+pub(crate) use platform::descriptors;
 pub use scan::{ScanOptions, ScanProgress, Scanned, scan};
 pub use source::SeedSource;
 pub use stamp::Stamp;

@@ -122,10 +122,14 @@ pub(crate) fn attribute(path: &Path, name: &str, limit: usize) -> Option<Vec<u8>
     }
 }
 
+/// How many descriptors this process may have, of files and sockets together.
+pub(crate) fn descriptors() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// How many files a cache may keep open: an eighth of what the process may have, so that sockets find room too.
 pub(crate) fn open_files_budget() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    (limit / 8).clamp(8, 256) as usize
+    (descriptors() / 8).clamp(8, 256) as usize
 }
 
 /// Where caches and records go: `$XDG_STATE_HOME/shoal`, `~/.local/state/shoal`, or a private directory below the

@@ -1,8 +1,13 @@
 //! Who is known in this swarm and when to dial whom.
 //!
 //! Addresses come from the user and the journal (trusted), from trackers and from peers (believed only as far as
-//! [`Trust`] allows). A failed dial backs off, from one second to a minute, with jitter; after [`FAILURES_MAX`] a
-//! stranger's address is forgotten, as is the oldest when [`KNOWN_MAX`] is passed.
+//! [`Trust`] allows). A failed dial backs off, from one second to a minute, with jitter; after [`FAILURES_MAX`] an
+//! address is given up, unless the user named it.
+//!
+//! Strangers' addresses may be a victim's, named to thousands of us at once. So one at which no peer ever answered gets
+//! a second chance after [`AGAIN`] and then rests for [`REST`], however often it is named; only who is connected to
+//! nobody at all tries such ones again sooner. And dials have a pace: a few at a time, few in a second, and few in a
+//! minute as long as none has led to anything.
 
 use super::prng::Prng;
 use super::{ConnId, Time};
@@ -16,6 +21,16 @@ pub const KNOWN_MAX: usize = 2_000;
 /// Dials under way at once: more would look like a scan and gain nothing.
 pub const DIALS_MAX: usize = 16;
 const FAILURES_MAX: u32 = 8;
+/// When a stranger's address that did not answer is tried once more: a listener restarts, a link comes back.
+const AGAIN: Duration = Duration::from_secs(10);
+/// How long it rests after that.
+const REST: Duration = Duration::from_secs(600);
+/// The same for who knows nobody else.
+const REST_ALONE: Duration = Duration::from_secs(30);
+/// Dials that may come at once, and how many more in a second: once somebody is connected, and before.
+const BURST: f64 = 30.0;
+const PER_S: f64 = 30.0;
+const PER_S_ALONE: f64 = 0.5;
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 /// How long a peer that was connected is still told to others.
@@ -30,10 +45,12 @@ struct Known {
     dialing: bool,
     conn: Option<ConnId>,
     last_connected: Option<Time>,
+    /// When it last failed.
+    failed: Option<Time>,
 }
 
 /// The addresses of one swarm.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct AddressBook {
     known: BTreeMap<SocketAddr, Known>,
     /// The addresses that lead to each connected peer.
@@ -43,6 +60,15 @@ pub struct AddressBook {
     /// or for who is none.
     quiet_until: Time,
     quiet_for_seed: bool,
+    /// Dials that may be made now, as of a time.
+    allowance: (f64, Time),
+}
+
+impl Default for AddressBook {
+    fn default() -> Self {
+        let (known, by_conn, allowance) = (BTreeMap::new(), BTreeMap::new(), (BURST, Time(0)));
+        Self { known, by_conn, dialing: 0, quiet_until: Time(0), quiet_for_seed: false, allowance }
+    }
 }
 
 impl AddressBook {
@@ -69,14 +95,17 @@ impl AddressBook {
             self.drop_least_useful();
         }
         self.quiet_until = Time(0);
-        let fresh = Known { trusted, seed, failures: 0, next: now, dialing: false, conn: None, last_connected: None };
+        let (next, dialing, conn, last_connected, failed) = (now, false, None, None, None);
+        let fresh = Known { trusted, seed, failures: 0, next, dialing, conn, last_connected, failed };
         self.known.insert(addr, fresh);
     }
 
-    /// Makes room: of the strangers that never answered, the one that failed most goes.
+    /// Makes room: of the strangers that never answered, the one that failed longest ago goes. Not the newest failures:
+    /// who goes may be named and dialled again.
     fn drop_least_useful(&mut self) {
         let idle = |k: &Known| !k.trusted && !k.dialing && k.conn.is_none() && k.last_connected.is_none();
-        let worst = self.known.iter().filter(|(_, k)| idle(k)).max_by_key(|(_, k)| k.failures).map(|(addr, _)| *addr);
+        let age = |k: &Known| (k.failed.is_none(), k.failed);
+        let worst = self.known.iter().filter(|(_, k)| idle(k)).min_by_key(|(_, k)| age(k)).map(|(addr, _)| *addr);
         if let Some(addr) = worst {
             self.known.remove(&addr);
         }
@@ -103,8 +132,25 @@ impl AddressBook {
         }
     }
 
-    /// A dial failed.
+    /// A dial led to no peer.
     pub fn failed(&mut self, now: Time, addr: SocketAddr, forget: bool, rng: &mut Prng) {
+        let Some(known) = self.known.get_mut(&addr) else { return };
+        known.failed = Some(now);
+        if known.trusted || known.last_connected.is_some() {
+            self.refused(now, addr, forget, rng);
+            return;
+        }
+        if std::mem::take(&mut known.dialing) {
+            self.dialing -= 1;
+        }
+        known.failures = (known.failures + 1).min(FAILURES_MAX);
+        let wait = if known.failures == 1 && !forget { AGAIN } else { REST };
+        known.next = now + wait.mul_f64(rng.jitter(0.2));
+        self.quiet_until = Time(0);
+    }
+
+    /// A peer is there, and has no room for us; or one that we knew is gone.
+    pub fn refused(&mut self, now: Time, addr: SocketAddr, forget: bool, rng: &mut Prng) {
         let Some(known) = self.known.get_mut(&addr) else { return };
         if std::mem::take(&mut known.dialing) {
             self.dialing -= 1;
@@ -149,11 +195,17 @@ impl AddressBook {
 
     /// Whom to dial now, at most `room` of them. A seed has no use for seeds.
     pub fn dials(&mut self, now: Time, room: usize, we_are_seed: bool, rng: &mut Prng) -> Vec<SocketAddr> {
-        let room = room.min(DIALS_MAX.saturating_sub(self.dialing));
+        let alone = self.by_conn.is_empty();
+        let (left, since) = self.allowance;
+        let pace = if alone { PER_S_ALONE } else { PER_S };
+        self.allowance = ((left + now.since(since).as_secs_f64() * pace).min(BURST), now);
+        let room = room.min(DIALS_MAX.saturating_sub(self.dialing)).min(self.allowance.0 as usize);
         if room == 0 || (now < self.quiet_until && self.quiet_for_seed == we_are_seed) {
             return Vec::new();
         }
-        let due = |k: &Known| k.conn.is_none() && !k.dialing && k.next <= now && !(we_are_seed && k.seed);
+        let rested = |k: &Known| alone && k.failed.is_some_and(|at| now.since(at) >= REST_ALONE);
+        let due =
+            |k: &Known| k.conn.is_none() && !k.dialing && (k.next <= now || rested(k)) && !(we_are_seed && k.seed);
         let mut list: Vec<SocketAddr> = self.known.iter().filter(|(_, k)| due(k)).map(|(a, _)| *a).collect();
         rng.shuffle(&mut list);
         list.sort_by_key(|addr| {
@@ -161,8 +213,10 @@ impl AddressBook {
             (known.failures, !known.trusted)
         });
         list.truncate(room);
+        self.allowance.0 -= list.len() as f64;
         if list.is_empty() {
-            self.quiet_until = self.next_due(we_are_seed).unwrap_or(Time::NEVER);
+            let due = self.next_due(we_are_seed).unwrap_or(Time::NEVER);
+            self.quiet_until = if alone { due.min(now + AGAIN) } else { due };
             self.quiet_for_seed = we_are_seed;
         }
         for addr in &list {
@@ -220,11 +274,69 @@ mod tests {
     }
     const NEAR: Trust = Trust { source: Reach::Private, allow_private: false };
 
+    /// Dials what is due and lets each dial fail, for some time; gives the times in seconds.
+    fn dialled(book: &mut AddressBook, who: SocketAddr, named_each_s: u64, until_s: u64) -> Vec<u64> {
+        let (mut rng, mut out) = (Prng::new(7), Vec::new());
+        for s in 0..until_s {
+            let now = Time(s * 1_000_000);
+            if s % named_each_s == 0 {
+                book.hear(now, who, false, NEAR);
+            }
+            for addr in book.dials(now, 9, false, &mut rng) {
+                if addr == who {
+                    out.push(s);
+                }
+                book.failed(now, addr, false, &mut rng);
+            }
+        }
+        out
+    }
+
     #[test]
-    fn a_failure_backs_off_and_a_stranger_is_forgotten_at_last() {
+    fn a_victim_that_is_named_again_and_again_is_left_in_peace() {
+        let mut book = AddressBook::default();
+        book.add(Time(0), addr(1500), false, false);
+        book.connected(Time(0), addr(1500), 1);
+        let times = dialled(&mut book, addr(2000), 3, 1_200);
+        assert!(times.len() <= 4 && times[0] == 0 && times[1] <= 13 && times[2] > 450, "{times:?}");
+        // Alone in the world one tries more, but no more than each half minute.
+        let times = dialled(&mut AddressBook::default(), addr(2000), 3, 1_200);
+        assert!(times.len() > 20 && times.len() <= 42, "{times:?}");
+    }
+
+    #[test]
+    fn dials_have_a_pace_that_is_slow_until_somebody_answers() {
+        let mut rng = Prng::new(1);
+        let dials_in = |s: u64, connected: bool, rng: &mut Prng| {
+            let mut book = AddressBook::default();
+            if connected {
+                book.add(Time(0), addr(1500), false, false);
+                book.connected(Time(0), addr(1500), 1);
+            }
+            for port in 2000..3900 {
+                book.hear(Time(0), addr(port), false, NEAR);
+            }
+            let mut count = 0;
+            for ms in 0..s * 100 {
+                let now = Time(ms * 10_000);
+                for addr in book.dials(now, 99, false, rng) {
+                    count += 1;
+                    book.failed(now, addr, true, rng);
+                }
+            }
+            count
+        };
+        assert!((55..=61).contains(&dials_in(60, false, &mut rng)));
+        assert!((300..=330).contains(&dials_in(10, true, &mut rng)));
+    }
+
+    #[test]
+    fn a_failure_backs_off_and_one_that_was_a_peer_is_forgotten_at_last() {
         let mut rng = Prng::new(1);
         let mut book = AddressBook::default();
         book.hear(Time(0), addr(2000), false, NEAR);
+        book.connected(Time(0), addr(2000), 1);
+        book.closed(Time(0), 1, Duration::ZERO);
         let mut now = Time(0);
         for round in 0..FAILURES_MAX {
             assert_eq!(book.dials(now, 9, false, &mut rng), [addr(2000)], "{round}");

@@ -1,7 +1,7 @@
 //! Who sent a bad piece, and what follows.
 //!
 //! One bad piece: the connection ends, that peer is not asked for that piece again and is on probation (one piece in
-//! flight). A second, different one: barred for an hour. When blocks of one bad piece came from several peers, nobody is
+//! flight, and if it never sent a good one, none while others have what we want). A second, different one: barred for an hour. When blocks of one bad piece came from several peers, nobody is
 //! blamed at once: the piece is fetched again from one peer, and whose blocks differ from the good ones is the culprit.
 //! The only holder of anything is never barred.
 
@@ -20,6 +20,8 @@ const RECORDS: usize = 4_096;
 pub struct Record {
     /// Pieces that it sent wrong.
     pub bad: BTreeSet<u32>,
+    /// It sent right ones, too.
+    pub proven: bool,
     /// Out until then.
     pub barred_until: Time,
 }
@@ -60,8 +62,9 @@ pub struct Blame {
 }
 
 impl Blame {
-    /// Notes a bad piece; returns whether the peer is barred now. `needed`: it is the only holder of something.
-    pub fn bad_piece(&mut self, now: Time, who: Suspect, piece: u32, needed: bool) -> bool {
+    /// Notes a bad piece; returns whether the peer is barred now. `proven`: it has sent a good one since it came; `needed`:
+    /// it is the only holder of something.
+    pub fn bad_piece(&mut self, now: Time, who: Suspect, piece: u32, proven: bool, needed: bool) -> bool {
         if self.records.len() >= RECORDS && !self.records.contains_key(&who.peer) {
             self.records.pop_first();
         }
@@ -71,6 +74,7 @@ impl Blame {
         }
         let record = self.records.entry(who.peer).or_default();
         record.bad.insert(piece);
+        record.proven |= proven;
         if record.bad.len() >= 2 && !needed {
             record.barred_until = now + BARRED_FOR;
         }
@@ -118,12 +122,13 @@ mod tests {
     fn two_different_bad_pieces_bar_for_an_hour_but_never_the_only_holder() {
         let mut blame = Blame::default();
         let now = Time(0);
-        assert!(!blame.bad_piece(now, who(1), 5, false));
-        assert!(!blame.bad_piece(now, who(1), 5, false), "the same piece again is one");
-        assert!(blame.bad_piece(now, who(1), 6, false));
+        assert!(!blame.bad_piece(now, who(1), 5, false, false));
+        assert!(!blame.bad_piece(now, who(1), 5, true, false), "the same piece again is one");
+        assert!(blame.bad_piece(now, who(1), 6, false, false));
         assert!(blame.addr_is_barred(now, who(1).addr) && blame.is_barred(now, who(1).peer));
         assert!(!blame.is_barred(now + Duration::from_secs(3_601), who(1).peer));
-        assert!(!blame.bad_piece(now, who(2), 5, true) && !blame.bad_piece(now, who(2), 6, true));
+        assert!(blame.record(who(1).peer).is_some_and(|record| record.proven), "what it once did right stays");
+        assert!(!blame.bad_piece(now, who(2), 5, false, true) && !blame.bad_piece(now, who(2), 6, false, true));
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Swarm {
             // What was dialled in vain backs off; of another way to a connected peer it is enough to know that it is one.
             match (dialled, session.dialable, other) {
                 (_, Some(addr), Some(other)) => self.book.same_as(addr, other),
-                (Some(addr), ..) => self.book.failed(now, addr, itself, &mut self.rng),
+                (Some(addr), ..) if itself => self.book.failed(now, addr, true, &mut self.rng),
+                (Some(addr), ..) => self.book.refused(now, addr, false, &mut self.rng),
                 _ => {}
             }
             session.refused_here = true;
@@ -72,6 +73,7 @@ impl Swarm {
         }
         if let Some(record) = self.blame.record(session.hello.peer) {
             session.probation = true;
+            session.proven = record.proven;
             session.refused.extend(record.bad.iter().map(|piece| (*piece, now + BAD_FOR)));
         }
         let needs_manifest = session.hello.needs_manifest;
@@ -186,7 +188,9 @@ impl Swarm {
             // Once somebody has everything, all of it is out, even if that one and its neighbours leave: who finished a
             // fetch mostly serves on, though not to a seed.
             let all_out = self.counters.finished_peers > 0;
-            spread.left(conn, &session.have, |p| all_out || picker.leechers_with(p) > 0);
+            let have = &self.have;
+            // What we lost ourselves stays out, too: it can't be given again.
+            spread.left(conn, &session.have, |p| all_out || !have.has(p) || picker.leechers_with(p) > 0);
             self.spread = Some(spread);
         }
         self.pex.forget(conn);
@@ -195,7 +199,7 @@ impl Swarm {
             (Some(other), Some(addr)) => self.book.same_as(addr, other),
             (None, Some(addr)) if session.unwelcome && !session.refused_here => {
                 self.book.closed(now, conn, REDIAL);
-                self.book.failed(now, addr, false, &mut self.rng);
+                self.book.refused(now, addr, false, &mut self.rng);
             }
             _ => {
                 let wait = REDIAL.mul_f64(self.rng.jitter(0.5));
@@ -241,7 +245,7 @@ impl Swarm {
         let room = degree.saturating_sub(self.open_sessions() + self.book.dialing());
         for addr in self.book.dials(now, room, self.have.is_complete(), &mut self.rng) {
             if self.blame.addr_is_barred(now, addr) {
-                self.book.failed(now, addr, false, &mut self.rng);
+                self.book.refused(now, addr, false, &mut self.rng);
             } else {
                 self.out.push_back(Output::Dial { addr });
             }

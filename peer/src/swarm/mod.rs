@@ -157,6 +157,11 @@ pub enum Input {
         /// Trying again makes no sense: it is ourselves, or speaks another protocol.
         forget: bool,
     },
+    /// Dialling led to a peer that has no room for us now.
+    DialRefused {
+        /// What was dialled.
+        addr: SocketAddr,
+    },
     /// A connection ended, whoever ended it.
     Closed {
         /// Which.

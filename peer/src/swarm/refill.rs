@@ -159,11 +159,19 @@ impl Swarm {
             return false;
         }
         let Some(session) = self.sessions.get(&conn) else { return false };
-        !session.probation || session.pipeline.asked.is_empty()
+        if !session.probation {
+            return true;
+        }
+        // Who has only ever sent bad pieces is not tried again while that can cost a piece for nothing.
+        session.pipeline.asked.is_empty() && (session.proven || !self.has_better_givers(now, conn))
+    }
+
+    fn has_better_givers(&self, now: Time, conn: ConnId) -> bool {
+        self.sessions.iter().any(|(c, s)| *c != conn && s.may_give(now) && !(s.probation && !s.proven))
     }
 
     fn has_other_givers(&self, now: Time, conn: ConnId) -> bool {
-        self.sessions.iter().any(|(c, s)| *c != conn && s.useful > 0 && s.busy_until <= now && !s.pipeline.snubbed)
+        self.sessions.iter().any(|(c, s)| *c != conn && s.may_give(now))
     }
 
     /// Goes on with a piece that lost its owner.

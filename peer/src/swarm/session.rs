@@ -60,6 +60,8 @@ pub struct Session {
     pub refused: BTreeMap<u32, Time>,
     /// One piece at a time, after a bad one.
     pub probation: bool,
+    /// A piece that it alone sent was right.
+    pub proven: bool,
     /// Until when it told us to ask others.
     pub busy_until: Time,
     /// Pieces that we have and it had before us: it hears of them later.
@@ -129,6 +131,7 @@ impl Session {
             pipeline: Pipeline::new(now, rtt_us),
             refused: BTreeMap::new(),
             probation: false,
+            proven: false,
             busy_until: Time(0),
             hold_until: Time(0),
             rests: (Time(0), 0),
@@ -165,6 +168,13 @@ impl Session {
     #[must_use]
     pub fn can_give(&self, now: Time, piece: u32) -> bool {
         self.have.has(piece) && self.refused.get(&piece).is_none_or(|until| *until <= now)
+    }
+
+    /// Whether it has something for us and shows no sign of keeping it.
+    #[must_use]
+    pub fn may_give(&self, now: Time) -> bool {
+        let open = !self.closing && !self.hello.no_upload;
+        open && self.useful > 0 && self.busy_until <= now && !self.pipeline.snubbed
     }
 
     /// It asks for a block: from now on it waits, unless it did already.

@@ -150,6 +150,7 @@ impl Swarm {
                 self.connected(now, conn, remote, dialled, hello, rtt_us);
             }
             Input::DialFailed { addr, forget } => self.book.failed(now, addr, forget, &mut self.rng),
+            Input::DialRefused { addr } => self.book.refused(now, addr, false, &mut self.rng),
             Input::Closed { conn } => self.closed(now, conn),
             Input::Message { conn, message } => {
                 if let Some(session) = self.sessions.get_mut(&conn)
@@ -316,11 +317,12 @@ impl Swarm {
                 let trust = Trust { source: reach(session.remote.ip()), allow_private: self.config.allow_private };
                 session.busy_until = now + BUSY_FOR;
                 session.hold_until = now + HOLD;
+                // What answers nothing is no news either: addresses come by request or by PEX.
                 if session.pipeline.take(block).is_some() {
                     self.give_back(conn, block);
-                }
-                for addr in peers {
-                    self.book.hear(now, addr, false, trust);
+                    for addr in peers {
+                        self.book.hear(now, addr, false, trust);
+                    }
                 }
                 self.refill_all(now);
             }

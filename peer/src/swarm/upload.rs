@@ -23,7 +23,10 @@ pub const TURNS: usize = 3;
 const TURNS_FAR: usize = 2;
 /// A turn that did not move for this long, or twice as long as all open ones should take, doesn't count.
 pub const TURN_STUCK: Duration = Duration::from_millis(250);
-const TURN_STUCK_MAX: f64 = 2.0;
+const TURN_STUCK_MAX: Duration = Duration::from_secs(2);
+/// The same where more receivers than there are turns have not moved for [`TURN_STUCK_MAX`]: a crowd that asks and doesn't
+/// read would otherwise go through all turns before anybody honest, two seconds each.
+const TURN_STUCK_CROWD: Duration = Duration::from_millis(60);
 /// Who has waited for so long gets the next turn however complete it is: nobody is to think that we are dead.
 pub const STARVED: Duration = Duration::from_secs(3);
 /// Most bytes handed to one connection's writer; with [`writer_room`] bounds what can't be reordered any more.
@@ -117,11 +120,19 @@ impl Turns {
     /// How many turns are open and move; `rate` is what we send in all, in bytes per second.
     #[must_use]
     pub fn open(&self, now: Time, rate: f64, far: bool) -> usize {
-        let writing: u64 = self.rows.iter().map(|r| r.writing_bytes).sum();
-        // A slow uplink takes its time for what is in the writers: that is no reason to give it more.
-        let slow = Duration::from_secs_f64((2.0 * writing as f64 / rate.max(1.0)).min(TURN_STUCK_MAX));
-        let stuck = if rate < 1.0 { TURN_STUCK } else { slow.max(TURN_STUCK) };
-        self.rows.iter().filter(|r| r.far == far && r.writing > 0 && now.since(r.moved) < stuck).count()
+        let under_way = || self.rows.iter().filter(|r| r.writing > 0);
+        let dead = |r: &Row| now.since(r.moved) >= TURN_STUCK_MAX;
+        let stuck = if under_way().filter(|r| dead(r)).count() > TURNS {
+            TURN_STUCK_CROWD
+        } else if rate < 1.0 {
+            TURN_STUCK
+        } else {
+            // A slow uplink takes its time for what is in the writers: that is no reason to give it more.
+            let writing: u64 = under_way().filter(|r| !dead(r)).map(|r| r.writing_bytes).sum();
+            let slow = Duration::from_secs_f64((2.0 * writing as f64 / rate).min(TURN_STUCK_MAX.as_secs_f64()));
+            slow.max(TURN_STUCK)
+        };
+        under_way().filter(|r| r.far == far && now.since(r.moved) < stuck).count()
     }
 
     /// How many connections there are that don't end.
@@ -186,6 +197,47 @@ impl Turns {
             Some((row, real)) => Err(format!("the turn table has {row:?}, should be {real:?}")),
             None if self.rows.len() != real.len() => Err(format!("{} rows, {} sessions", self.rows.len(), real.len())),
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asker(conn: ConnId) -> Row {
+        let (moved, block) = (Time(0), u64::from(BLOCK_BYTES));
+        Row {
+            conn,
+            count: 0,
+            moved,
+            writing: 0,
+            writing_bytes: block,
+            asks: true,
+            asks_any: false,
+            goes_on: false,
+            far: false,
+            closing: false,
+        }
+    }
+
+    #[test]
+    fn a_crowd_that_asks_and_does_not_read_keeps_nobody_waiting_for_long() {
+        const CROWD: ConnId = 200;
+        for rate in [0.0, 1e5, 1e8] {
+            let mut turns = Turns { rows: (0..=CROWD).map(asker).collect() };
+            let mut now = Time(0);
+            // The last one is honest; all others take a turn and never move.
+            while turns.rows[CROWD as usize].writing == 0 {
+                now = now + Duration::from_millis(10);
+                while turns.open(now, rate, false) < TURNS
+                    && let Some(conn) = turns.starved_asker(now, false).or_else(|| turns.next_asker(false))
+                {
+                    let row = &mut turns.rows[conn as usize];
+                    (row.writing, row.moved) = (1, now);
+                }
+            }
+            assert!(now < Time(10_000_000), "at {rate} bytes per second: {now:?}");
         }
     }
 }

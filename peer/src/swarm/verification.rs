@@ -33,6 +33,11 @@ impl Swarm {
         };
         if good {
             progress.stage = Stage::Committing;
+            if let [only] = progress.senders().as_slice()
+                && let Some(session) = self.sessions.get_mut(only)
+            {
+                session.proven = true;
+            }
             self.out.push_back(Output::Commit { piece });
             if self.blame.open.contains_key(&piece) {
                 self.out.push_back(Output::HashBlocks { piece });
@@ -89,7 +94,8 @@ impl Swarm {
             s.have.ones().any(|p| !self.have.has(p) && p != piece && self.picker.availability(p) <= 1)
                 || self.picker.availability(piece) <= 1
         });
-        let barred = self.blame.bad_piece(now, who, piece, needed);
+        let proven = conn.and_then(|c| self.sessions.get(&c)).is_some_and(|s| s.proven);
+        let barred = self.blame.bad_piece(now, who, piece, proven, needed);
         self.out.push_back(Output::BadPiece { peer: who.addr, piece, barred });
         if let Some(conn) = conn {
             self.close(conn, GoodbyeReason::BadPiece);
@@ -164,6 +170,10 @@ impl Swarm {
         }
         for piece in &gone {
             self.fresh_haves.remove(piece);
+            // Nobody will have it from us: an origin that went on choosing it would promise what it can't read.
+            if let Some(spread) = &mut self.spread {
+                spread.sent(*piece);
+            }
             self.done_bytes -= u64::from(self.geometry.piece_length(*piece));
             // What is still being fetched comes again. What was complete once is the user's, and is not written to.
             if !self.told_complete {

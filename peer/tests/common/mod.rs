@@ -86,10 +86,14 @@ impl World {
 
     /// A tracker in a process of its own where its program was built, else inside this one.
     pub(crate) fn tracker(&self) -> Tracker {
+        self.tracker_at("127.0.0.1:0")
+    }
+
+    pub(crate) fn tracker_at(&self, listen: &str) -> Tracker {
         let program = Path::new(env!("CARGO_BIN_EXE_peer")).with_file_name("tracker");
         if program.exists() {
             let data = self.path("tracker-data");
-            let words = ["--json", "--no-config", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--data"];
+            let words = ["--json", "--no-config", "--listen", listen, "--admin-listen", "off", "--data"];
             let mut command = self.command(&program, &words);
             let running = Running::of(command.arg(data), &words);
             let url = text(&running.wait("a URL", |record| record["type"] == "ready"), "url");
@@ -98,7 +102,7 @@ impl World {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let store = shoal_tracker::DiskStore::open(&self.path("tracker-data"), shoal_tracker::DiskConfig::default());
         let service = shoal_tracker::Service::new(shoal_tracker::ServiceConfig::default(), Arc::new(store.unwrap()));
-        let listener = runtime.block_on(async { shoal_tracker::server::bind("127.0.0.1:0".parse().unwrap()).unwrap() });
+        let listener = runtime.block_on(async { shoal_tracker::server::bind(listen.parse().unwrap()).unwrap() });
         let url = format!("http://{}", listener.local_addr().unwrap());
         let stop = tokio_util::sync::CancellationToken::new();
         runtime.spawn(shoal_tracker::server::run(listener, None, service, stop));

@@ -34,7 +34,7 @@ impl Tracker {
     }
 
     fn ask(&mut self, now_ms: u64, announce: &Announce, addr: SocketAddr) -> Option<Handout> {
-        let answer = self.registry.announce(now_ms, announce, addr.ip(), REACHED, &mut self.rng).ok()?;
+        let answer = self.registry.announce(now_ms, announce, addr.ip(), REACHED, &|_| true, &mut self.rng).ok()?;
         let peers = answer
             .peers
             .iter()

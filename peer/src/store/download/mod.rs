@@ -477,6 +477,12 @@ pub fn read_journal_manifest(out: &Path) -> Option<Manifest> {
     place::Place::journals(out).iter().find_map(load)
 }
 
+/// Whether a fetch to `out` left something of its own beside it or inside.
+#[must_use]
+pub fn unfinished(out: &Path) -> bool {
+    place::Place::journals(out).iter().any(|path| path.symlink_metadata().is_ok())
+}
+
 /// Bytes that a fetch to `out` would still ask for, as far as records and journals tell without reading content.
 #[must_use]
 pub fn missing_bytes(manifest: &Manifest, out: &Path, state_dir: &Path) -> u64 {

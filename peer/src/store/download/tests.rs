@@ -589,3 +589,5 @@ fn an_edited_copied_or_touched_result_is_not_taken_for_complete_by_its_record() 
 
 #[path = "tests_limits.rs"]
 mod limits;
+#[path = "tests_power.rs"]
+mod power;

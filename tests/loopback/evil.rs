@@ -1,0 +1,75 @@
+//! Fetches and seeds among evil peers of every mode: what is honest gets through.
+
+use crate::run;
+use harness::evil::{Bounds, PeerMode, play};
+use harness::loopback::{Content, PATIENCE, complete, engine};
+use shoal_protocol::announce::StopReason;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+const MODES: [PeerMode; 10] = [
+    PeerMode::Corrupt(1.0),
+    PeerMode::Corrupt(0.1),
+    PeerMode::Stall,
+    PeerMode::Trickle,
+    PeerMode::Short,
+    PeerMode::Liar,
+    PeerMode::Unasked,
+    PeerMode::Greedy,
+    PeerMode::Noise,
+    PeerMode::Abort,
+];
+
+#[test]
+fn a_fetch_among_three_of_each_kind_completes() {
+    run(async {
+        let mut playing = JoinSet::new();
+        for (n, mode) in MODES.into_iter().enumerate() {
+            playing.spawn(among(mode, n as u64));
+        }
+        while let Some(played) = playing.join_next().await {
+            played.unwrap();
+        }
+    });
+}
+
+/// Both ends of an honest transfer are attacked.
+async fn among(mode: PeerMode, seed: u64) {
+    let content = Content::file(60, 8 << 20, 1 << 18);
+    let (a, b, dir) = (engine().await, engine().await, tempfile::tempdir().unwrap());
+    let seeding = content.seed(&a, &[]);
+    let mut fetch = content.fetch(&b, dir.path(), &[a.local_addr()], &[]);
+    let bounds = Bounds { connections: 3, count: 100_000, time: PATIENCE, seed };
+    let evil = [a.local_addr(), b.local_addr()].map(|target| {
+        let content = content.clone();
+        tokio::spawn(async move { play(mode, target, content.swarm(), Some(&content), bounds).await })
+    });
+    assert!(content.is_at(&complete(&mut fetch).await), "{mode:?}");
+    evil.iter().for_each(tokio::task::JoinHandle::abort);
+    fetch.stop(StopReason::Done).await;
+    seeding.stop(StopReason::Done).await;
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+#[test]
+fn random_frames_end_connections_and_nothing_else() {
+    run(async {
+        let frames: u64 = std::env::var("SHOAL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000);
+        let content = Content::file(61, 1 << 20, 1 << 16);
+        let (a, b, dir) = (engine().await, engine().await, tempfile::tempdir().unwrap());
+        let seed = content.seed(&a, &[]);
+        let bounds = Bounds { connections: 16, count: frames, time: Duration::from_secs(7_200), seed: 5 };
+        let tally = play(PeerMode::Noise, a.local_addr(), content.swarm(), None, bounds).await;
+        let (sent, connected) = (tally.sent.load(Ordering::Relaxed), tally.connected.load(Ordering::Relaxed));
+        eprintln!("{sent} frames over {connected} connections");
+        assert!(sent >= frames);
+        let mut fetch = content.fetch(&b, dir.path(), &[a.local_addr()], &[]);
+        assert!(content.is_at(&complete(&mut fetch).await));
+        fetch.stop(StopReason::Done).await;
+        seed.stop(StopReason::Done).await;
+        a.shutdown().await;
+        b.shutdown().await;
+    });
+}

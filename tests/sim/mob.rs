@@ -1,0 +1,76 @@
+//! Fifty peers of which many are evil in the same way, all from the beginning, and say that they have everything.
+//!
+//! `SHOAL_PIECES` is how many MiB the content has: what is wasted on a liar is the same for any size, so the rules here are
+//! in bytes, and a large content is only needed for the figure in percent.
+
+use crate::{down, must_complete, up};
+use harness::{Fault, Report, When, World};
+use shoal_peer::swarm::Time;
+use shoal_protocol::message::RejectReason;
+
+/// All who are there beside the origin.
+const PEERS: usize = 50;
+/// What each honest host may receive for nothing: two of a hundred of 1 GiB.
+const WASTED_MAX_MIB: f64 = 20.48;
+/// After the hellos, before the first piece.
+const EARLY: Time = Time(100_000);
+
+fn pieces(few: u32) -> u32 {
+    std::env::var("SHOAL_PIECES").ok().and_then(|n| n.parse().ok()).unwrap_or(few)
+}
+
+/// Host 0 brings the content, those from 1 to `evil` are evil, the others fetch.
+fn mob(seed: u64, pieces: u32, evil: usize, fault: Fault) -> Report {
+    let world = World::new(seed).pieces(pieces).piece_size(1 << 20).slice_kib(256).until_s(36_000.0);
+    let mut world = world.origin(up(), down()).seeds(evil, up(), down()).fetchers(PEERS - evil, up(), down());
+    for host in 1..=evil {
+        world = world.fault(When::At(EARLY), host, fault);
+    }
+    let report = world.run();
+    println!("{report}");
+    report
+}
+
+/// The same with nobody but the origin and the honest.
+fn peace(seed: u64, pieces: u32, evil: usize) -> Report {
+    let world = World::new(seed).pieces(pieces).piece_size(1 << 20).slice_kib(256).until_s(36_000.0);
+    world.origin(up(), down()).fetchers(PEERS - evil, up(), down()).run()
+}
+
+fn only_evil_are_blamed(report: &Report, evil: usize) {
+    must_complete(report);
+    for (who, by, _) in &report.convicted {
+        assert!((1..=evil).contains(who), "host {by} blamed {who}: {report}");
+    }
+}
+
+#[test]
+fn fifteen_of_fifty_that_corrupt_everything_cost_each_two_hundredths_of_a_gib() {
+    let pieces = pieces(128);
+    for seed in 0..2 {
+        let report = mob(seed, pieces, 15, Fault::Corrupt(1.0));
+        only_evil_are_blamed(&report, 15);
+        let wasted = report.wasted * f64::from(pieces);
+        println!("wasted {wasted:.1} MiB a host, {:.2} times as long", report.last() / peace(seed, pieces, 15).last());
+        assert!(wasted <= WASTED_MAX_MIB, "{wasted} MiB: {report}");
+    }
+}
+
+#[test]
+fn forty_five_of_fifty_that_corrupt_everything_change_nothing() {
+    for seed in 0..2 {
+        only_evil_are_blamed(&mob(seed, pieces(64), 45, Fault::Corrupt(1.0)), 45);
+    }
+}
+
+#[test]
+fn fifteen_of_fifty_that_stall_or_refuse_delay_the_others_little() {
+    let pieces = pieces(256);
+    let healthy = peace(0, pieces, 15).last();
+    for fault in [Fault::Stall, Fault::Reject(RejectReason::NotHad)] {
+        let report = mob(0, pieces, 15, fault);
+        only_evil_are_blamed(&report, 15);
+        println!("{fault:?}: {:.2} s, {healthy:.2} s without", report.last());
+        assert!(report.last() <= 1.25 * healthy, "{healthy} s without them: {report}");
+    }
+}
