@@ -4,6 +4,9 @@ use shoal_peer::swarm::Time;
 use shoal_peer::swarm::waste::CAUSES;
 use std::fmt;
 
+/// Microseconds in which payload is summed up: short beside what the smallest world takes.
+pub const SENT_SLOT_US: u64 = 20_000;
+
 /// The outcome of one world.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Report {
@@ -33,7 +36,7 @@ pub struct Report {
     pub wasted: f64,
     /// The same by cause, in the order of [`shoal_peer::swarm::waste::Cause`].
     pub waste: [f64; CAUSES],
-    /// Payload bytes that left all uplinks in each second.
+    /// Payload bytes that left all uplinks in each slot of [`SENT_SLOT_US`].
     pub sent: Vec<u64>,
     /// What all uplinks could send in a second, bytes.
     pub uplinks: f64,
@@ -104,8 +107,9 @@ impl Report {
     #[must_use]
     pub fn use_by_tenth(&self) -> [u32; 10] {
         let tenth = self.last() / 10.0;
+        let per_slot = tenth * 1e6 / SENT_SLOT_US as f64;
         std::array::from_fn(|n| {
-            let (from, to) = (n as f64 * tenth, (n + 1) as f64 * tenth);
+            let (from, to) = (n as f64 * per_slot, (n + 1) as f64 * per_slot);
             let part = |s: usize| ((s + 1) as f64).min(to) - (s as f64).max(from);
             let bytes =
                 (from as usize..=to as usize).map(|s| self.sent.get(s).map_or(0.0, |b| *b as f64 * part(s).max(0.0)));

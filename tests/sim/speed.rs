@@ -31,6 +31,16 @@ fn a_star_of_sixteen_equal_hosts_comes_close_to_the_bound() {
 }
 
 #[test]
+fn a_small_content_does_not_wait_in_long_queues() {
+    for seed in 0..5 {
+        let world = World::new(seed).pieces(64).control_delay_ms(50.0).origin(up(), down());
+        let report = world.fetchers(16, up(), down()).run();
+        must_complete(&report);
+        assert!(report.ratio() < 1.8 && report.origin_copies < 1.6 && report.wasted < 0.002, "{report}");
+    }
+}
+
+#[test]
 fn pieces_of_many_blocks_spread_too() {
     let world = World::new(3).pieces(64).piece_size(4 << 20).control_delay_ms(50.0);
     let report = world.origin(mbit(400.0), mbit(4000.0)).fetchers(8, mbit(400.0), mbit(4000.0)).run();

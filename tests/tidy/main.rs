@@ -24,6 +24,19 @@ fn sources(dir: &Path) -> Vec<(PathBuf, String)> {
     out
 }
 
+fn pages(dir: &Path) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() && !path.ends_with("target") && !path.ends_with(".git") {
+            out.extend(pages(&path));
+        } else if path.extension().is_some_and(|e| e == "md") {
+            out.push(path);
+        }
+    }
+    out
+}
+
 fn lines_with<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
     let code = |line: &str| !line.trim_start().starts_with("//");
     text.lines().enumerate().filter(move |(_, line)| code(line) && line.contains(word)).map(|(n, line)| (n + 1, line))
@@ -80,6 +93,20 @@ fn nothing_is_left_to_do() {
             if let Some((n, line)) = lines_with(&text, word).next() {
                 panic!("{}:{n}: {line}", path.display());
             }
+        }
+    }
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let pages = pages(&root());
+    assert!(pages.iter().any(|page| page.ends_with("README.md")));
+    for page in pages {
+        let text = std::fs::read_to_string(&page).expect("a page is text");
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        for target in targets.filter(|target| !target.is_empty() && !target.contains("://")) {
+            let path = page.parent().expect("a page lies in a directory").join(target);
+            assert!(path.exists(), "{} links to {target}, which isn't there", page.display());
         }
     }
 }

@@ -23,6 +23,7 @@ use shoal_protocol::PeerId;
 use shoal_protocol::address::{Reach, canonical_addr, reach, subnet};
 use shoal_protocol::announce::zone_nearness;
 use shoal_protocol::limits::{CANDIDATES, PORT_MIN};
+use std::fmt;
 use std::hash::RandomState;
 use std::net::{IpAddr, SocketAddr};
 
@@ -76,11 +77,12 @@ pub fn pick(
         return Vec::new();
     }
     if seeds.len() + leechers.len() <= want {
-        let mut all: Vec<usize> = seeds.chain(leechers).collect();
-        rng.shuffle(&mut all);
-        for at in all {
-            picker.take(at);
-        }
+        // Nobody is met twice here, so nothing has to be searched.
+        picker.taken.extend(seeds.chain(leechers).map(|at| at as u32));
+        rng.shuffle(&mut picker.taken);
+        let mut all = std::mem::take(&mut picker.taken);
+        all.retain(|at| picker.fits(*at as usize));
+        picker.taken = all;
         return picker.chosen();
     }
     picker.near(hasher, want.saturating_sub(RANDOM_MIN.max(want / 2)), rng);
@@ -97,22 +99,24 @@ struct Picker<'a> {
     asker: &'a Asker<'a>,
     now_s: u32,
     /// At most a hundred: searching it is faster than hashing.
-    taken: Vec<usize>,
+    taken: Vec<u32>,
 }
 
 impl Picker<'_> {
-    fn take(&mut self, at: usize) -> bool {
-        let Some(peer) = self.swarm.peers().get(at) else { return false };
-        let fits = peer.port() >= PORT_MIN
-            && !peer.expired(self.now_s)
-            && peer.key() != self.asker.key
-            && peer.id() != self.asker.id
-            && !(self.asker.seed && at < self.swarm.seeds())
-            && !self.taken.contains(&at);
-        if fits {
-            self.taken.push(at);
+    fn take(&mut self, at: usize) {
+        if self.fits(at) && !self.taken.contains(&(at as u32)) {
+            self.taken.push(at as u32);
         }
-        fits
+    }
+
+    fn fits(&self, at: usize) -> bool {
+        self.swarm.peers().get(at).is_some_and(|peer| {
+            peer.port() >= PORT_MIN
+                && !peer.expired(self.now_s)
+                && peer.id() != self.asker.id
+                && peer.key() != self.asker.key
+                && !(self.asker.seed && at < self.swarm.seeds())
+        })
     }
 
     /// Takes up to `count` peers of a range, each with the same chance.
@@ -143,14 +147,13 @@ impl Picker<'_> {
         if count == 0 || self.swarm.is_empty() {
             return;
         }
-        if let Some(group) = self.swarm.near(hasher, self.asker.ip, self.asker.zone) {
-            let start = rng.below(group.len());
-            for at in group[start..].iter().chain(&group[..start]).take(4 * count) {
-                if self.taken.len() >= count {
-                    return;
-                }
-                self.take(*at as usize);
+        let (swarm, asker) = (self.swarm, self.asker);
+        let group = swarm.near(hasher, &asker.key, asker.zone, rng.below(2 * count), rng.below(2) == 0);
+        for at in group.take(4 * count) {
+            if self.taken.len() >= count {
+                return;
             }
+            self.take(at);
         }
         let mut sample: Vec<(usize, usize)> = (0..4 * count)
             .map(|_| rng.below(self.swarm.len()))
@@ -168,9 +171,10 @@ impl Picker<'_> {
 
     fn chosen(self) -> Vec<Chosen> {
         let seeds = self.swarm.seeds();
-        let copy = |at: &usize| {
-            let peer = &self.swarm.peers()[*at];
-            Chosen { ip: peer.ip(), port: peer.port(), seed: *at < seeds, candidates: peer.candidates().into() }
+        let copy = |at: &u32| {
+            let at = *at as usize;
+            let peer = &self.swarm.peers()[at];
+            Chosen { ip: peer.ip(), port: peer.port(), seed: at < seeds, candidates: peer.candidates().into() }
         };
         self.taken.iter().map(copy).collect()
     }
@@ -184,19 +188,47 @@ fn nearness(asker: &Asker<'_>, peer: &Peer) -> usize {
     }
 }
 
-/// The addresses of a peer that this asker may have, best first; empty when there are none.
-#[must_use]
-pub fn addresses(peer: &Chosen, asker: &Asker<'_>, trusted: &[Cidr]) -> Vec<String> {
-    let mut out = Vec::with_capacity(1 + peer.candidates.len());
+/// One address in a handout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Address {
+    /// This port at the host at which the asker reached the tracker.
+    TrackersHost(u16),
+    /// Anywhere else.
+    At(SocketAddr),
+}
+
+impl Address {
+    /// The port.
+    #[must_use]
+    pub fn port(self) -> u16 {
+        match self {
+            Self::TrackersHost(port) => port,
+            Self::At(addr) => addr.port(),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TrackersHost(port) => write!(f, ":{port}"),
+            Self::At(addr) => addr.fmt(f),
+        }
+    }
+}
+
+/// Fills `out` with the addresses of a peer that this asker may have, best first; none when there are none.
+pub fn addresses(peer: &Chosen, asker: &Asker<'_>, trusted: &[Cidr], out: &mut Vec<Address>) {
+    out.clear();
     if peer.port < PORT_MIN {
-        return out;
+        return;
     }
     let seen = SocketAddr::new(peer.ip, peer.port);
     let announcer = reach(peer.ip);
     match announcer {
         Reach::Never => {}
-        Reach::Loopback => out.push(format!(":{}", peer.port)),
-        Reach::Private | Reach::Global => out.push(seen.to_string()),
+        Reach::Loopback => out.push(Address::TrackersHost(peer.port)),
+        Reach::Private | Reach::Global => out.push(Address::At(seen)),
     }
     let same_address = peer.ip == asker.ip;
     let near =
@@ -213,12 +245,11 @@ pub fn addresses(peer: &Chosen, asker: &Asker<'_>, trusted: &[Cidr]) -> Vec<Stri
                         || trusted.iter().any(|range| range.contains(candidate.ip()))
                 }
             };
-        let text = candidate.to_string();
-        if allowed && !out.contains(&text) {
-            out.push(text);
+        let address = Address::At(candidate);
+        if allowed && !out.contains(&address) {
+            out.push(address);
         }
     }
-    out
 }
 
 #[cfg(test)]
@@ -325,6 +356,12 @@ mod tests {
         assert!(pick(&swarm, &hasher, &me, 0, 0, &mut Rng::new(1)).is_empty());
     }
 
+    fn texts(peer: &Chosen, asker: &Asker<'_>, trusted: &[Cidr]) -> Vec<String> {
+        let mut out = Vec::new();
+        addresses(peer, asker, trusted, &mut out);
+        out.iter().map(Address::to_string).collect()
+    }
+
     fn chosen(ip: &str, candidates: &[&str]) -> Chosen {
         let candidates = candidates.iter().map(|c| c.parse().unwrap()).collect();
         Chosen { ip: ip.parse().unwrap(), port: 7171, seed: false, candidates }
@@ -352,7 +389,7 @@ mod tests {
             ("169.254.0.9", "10.0.0.2", "10.0.0.1", String::new()),
             ("2a00::1", "9.9.9.9", "5.5.5.5", "[2a00::1]:7171".into()),
         ] {
-            let got = addresses(&chosen(announcer, &claims), &asker(ask, reached, false, ""), &[]).join(" ");
+            let got = texts(&chosen(announcer, &claims), &asker(ask, reached, false, ""), &[]).join(" ");
             assert_eq!(got, expected, "announced from {announcer}, asked from {ask} at {reached}");
         }
     }
@@ -361,11 +398,11 @@ mod tests {
     fn trusted_ranges_own_addresses_and_low_ports() {
         let far = asker("9.9.9.9", "5.5.5.5", false, "");
         let peer = chosen("9.9.9.8", &["9.9.9.8:8000", "10.1.0.1:7171", "10.2.0.1:7171", "10.1.0.2:80"]);
-        assert_eq!(addresses(&peer, &far, &[]), ["9.9.9.8:7171", "9.9.9.8:8000"]);
+        assert_eq!(texts(&peer, &far, &[]), ["9.9.9.8:7171", "9.9.9.8:8000"]);
         let trusted = ["10.1.0.0/16".parse().unwrap()];
-        assert_eq!(addresses(&peer, &far, &trusted), ["9.9.9.8:7171", "9.9.9.8:8000", "10.1.0.1:7171"]);
+        assert_eq!(texts(&peer, &far, &trusted), ["9.9.9.8:7171", "9.9.9.8:8000", "10.1.0.1:7171"]);
         let repeated = chosen("9.9.9.8", &["9.9.9.8:7171", "9.9.9.8:8000", "9.9.9.8:8000"]);
-        assert_eq!(addresses(&repeated, &far, &[]), ["9.9.9.8:7171", "9.9.9.8:8000"]);
-        assert!(addresses(&Chosen { port: 1023, ..chosen("9.9.9.8", &["9.9.9.8:8000"]) }, &far, &[]).is_empty());
+        assert_eq!(texts(&repeated, &far, &[]), ["9.9.9.8:7171", "9.9.9.8:8000"]);
+        assert!(texts(&Chosen { port: 1023, ..chosen("9.9.9.8", &["9.9.9.8:8000"]) }, &far, &[]).is_empty());
     }
 }

@@ -16,14 +16,16 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioTimer;
 use shoal_protocol::announce::Refusal;
 use shoal_protocol::limits::{ANNOUNCE_BYTES, CV_BATCH, MANIFEST_BYTES, PIECES};
 use shoal_protocol::tree::make_content_batch;
 use shoal_protocol::{Announce, ContentId};
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -71,9 +73,8 @@ pub(crate) async fn serve<IO, F, R>(
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        // The finer limits are kept by `Pace`; this one is the second wall.
-        .header_read_timeout(timeouts.idle.max(timeouts.head))
+        // `Pace` keeps the times, with one timer for a connection instead of one for each request.
+        .header_read_timeout(None)
         .keep_alive(true)
         .half_close(false)
         .max_headers(MAX_HEADERS)
@@ -174,7 +175,7 @@ impl Service {
         let (body, _memory) = self.read_body(request.into_body(), length).await?;
         let announce: Announce =
             serde_json::from_slice(&body).map_err(|error| Refused::new(400, format!("not an announce: {error}")))?;
-        self.announce(self.now_ms(), &announce, asker, local).map(|handout| json(&handout))
+        self.announce_json(self.now_ms(), &announce, asker, local).map(|handout| ok(JSON, handout))
     }
 
     async fn manifest(
@@ -292,33 +293,43 @@ impl Service {
         &self,
         mut body: Incoming,
         length: u32,
-    ) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Refused> {
+    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refused> {
         let pause = self.inner.config.timeouts.body;
-        let mut out = Vec::with_capacity((length as usize).min(64 << 10));
+        let mut out = Vec::new();
         let mut memory: Option<OwnedSemaphorePermit> = None;
         // A byte now and then is not progress: the whole has a time, too.
         let end = tokio::time::Instant::now() + body_time(length, pause);
         loop {
-            let deadline = end.min(tokio::time::Instant::now() + pause);
-            let frame = tokio::time::timeout_at(deadline, body.frame()).await;
-            match frame.map_err(|_| Refused::new(408, "the body came too slowly"))? {
-                None if out.len() == length as usize => return Ok((out, memory)),
+            // What is there needs no timer, and most announces come whole with their head.
+            let frame = match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let deadline = end.min(tokio::time::Instant::now() + pause);
+                    let frame = tokio::time::timeout_at(deadline, body.frame()).await;
+                    frame.map_err(|_| Refused::new(408, "the body came too slowly"))?
+                }
+            };
+            let data = match frame {
+                None if out.len() == length as usize => return Ok((out.into(), memory)),
                 None | Some(Err(_)) => return Err(Refused::new(400, "the body ended early")),
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        let (before, after) = (out.len() / BODY_STEP, (out.len() + data.len()) / BODY_STEP);
-                        if after > before
-                            && let Some(more) = self.heavy(((after - before) * BODY_STEP) as u64).await?
-                        {
-                            match &mut memory {
-                                Some(held) => held.merge(more),
-                                None => memory = Some(more),
-                            }
-                        }
-                        out.extend_from_slice(&data);
-                    }
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            };
+            if data.len() == length as usize {
+                return Ok((data, memory));
+            }
+            let (before, after) = (out.len() / BODY_STEP, (out.len() + data.len()) / BODY_STEP);
+            if after > before
+                && let Some(more) = self.heavy(((after - before) * BODY_STEP) as u64).await?
+            {
+                match &mut memory {
+                    Some(held) => held.merge(more),
+                    None => memory = Some(more),
                 }
             }
+            if out.is_empty() {
+                out.reserve((length as usize).min(64 << 10));
+            }
+            out.extend_from_slice(&data);
         }
     }
 

@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 mod admin;
+mod answer;
 pub mod cidr;
 pub mod cli;
 mod client;
@@ -18,6 +19,7 @@ pub mod handout;
 mod http;
 pub mod interval;
 pub mod limiter;
+mod lookup;
 pub mod manifests;
 mod output;
 mod patience;

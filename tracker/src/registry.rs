@@ -8,13 +8,14 @@
 //! (of at most one peer first), or else of a real one with at most one peer, or is refused: so a flood of random ids can't push out a
 //! real swarm.
 
-use crate::handout::{Asker, Chosen, pick};
+use crate::cidr::Cidr;
+use crate::handout::{Asker, Chosen, addresses, pick};
 use crate::interval::{interval_s, ttl_s};
 use crate::rng::Rng;
 use crate::swarm::{Budget, Extra, Full, Key, Record, Swarm};
-use shoal_protocol::announce::SwarmCounts;
+use shoal_protocol::announce::{HandoutPeer, SwarmCounts};
 use shoal_protocol::limits::HANDOUT_PEERS;
-use shoal_protocol::{Announce, Event, SwarmId};
+use shoal_protocol::{Announce, Event, Handout, SwarmId};
 use std::collections::HashMap;
 use std::hash::RandomState;
 use std::net::IpAddr;
@@ -92,6 +93,20 @@ pub struct Answer {
     pub leechers: u32,
     /// Peers for the asker.
     pub peers: Vec<Chosen>,
+}
+
+impl Answer {
+    /// With the addresses that this asker may have.
+    #[must_use]
+    pub fn handout(&self, asker: &Asker<'_>, trusted: &[Cidr]) -> Handout {
+        let mut addrs = Vec::new();
+        let mut peer = |peer: &Chosen| {
+            addresses(peer, asker, trusted, &mut addrs);
+            HandoutPeer { addrs: addrs.iter().map(ToString::to_string).collect(), seed: peer.seed }
+        };
+        let peers = self.peers.iter().map(&mut peer).filter(|peer| !peer.addrs.is_empty()).collect();
+        Handout { interval: self.interval_s, seeds: self.seeds, leechers: self.leechers, peers }
+    }
 }
 
 /// One peer, for the operator.

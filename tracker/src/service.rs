@@ -5,13 +5,12 @@
 
 use crate::cidr::Cidr;
 use crate::doors::Doors;
-use crate::handout::{Asker, addresses};
+use crate::handout::Asker;
 use crate::limiter::Limiter;
 use crate::manifests::{ManifestSource, Refused};
-use crate::registry::{Registry, RegistryConfig, RegistryFull};
+use crate::registry::{Answer, Registry, RegistryConfig, RegistryFull};
 use crate::rng::Rng;
 use crate::swarm::Key;
-use shoal_protocol::announce::HandoutPeer;
 use shoal_protocol::{Announce, Event, Handout, Scrape, SwarmId, address};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -184,6 +183,38 @@ impl Service {
         remote: IpAddr,
         reached_at: IpAddr,
     ) -> Result<Handout, Refused> {
+        let (answer, asker) = self.take_announce(now_ms, announce, remote, reached_at)?;
+        let handout = answer.handout(&asker, &self.inner.config.trust_advertised);
+        self.count_handed_out(handout.peers.len());
+        Ok(handout)
+    }
+
+    /// The same as JSON, for HTTP.
+    pub(crate) fn announce_json(
+        &self,
+        now_ms: u64,
+        announce: &Announce,
+        remote: IpAddr,
+        reached_at: IpAddr,
+    ) -> Result<Vec<u8>, Refused> {
+        let (answer, asker) = self.take_announce(now_ms, announce, remote, reached_at)?;
+        let (json, peers) = crate::answer::write(&answer, &asker, &self.inner.config.trust_advertised);
+        self.count_handed_out(peers);
+        Ok(json)
+    }
+
+    fn count_handed_out(&self, peers: usize) {
+        self.inner.counters.announces.fetch_add(1, Ordering::Relaxed);
+        self.inner.counters.peers_handed_out.fetch_add(peers as u64, Ordering::Relaxed);
+    }
+
+    fn take_announce<'a>(
+        &self,
+        now_ms: u64,
+        announce: &'a Announce,
+        remote: IpAddr,
+        reached_at: IpAddr,
+    ) -> Result<(Answer, Asker<'a>), Refused> {
         let inner = &*self.inner;
         if !inner.config.announces {
             return Err(Refused::new(404, "this peer is no tracker; announce to the tracker that the manifest names"));
@@ -208,15 +239,7 @@ impl Service {
         let key = Key::new(remote, announce.port, announce.peer);
         let seed = announce.left == 0;
         let asker = Asker { ip: remote, reached_at, key, id: announce.peer, seed, zone: &announce.zone };
-        let peers: Vec<HandoutPeer> = answer
-            .peers
-            .iter()
-            .map(|peer| HandoutPeer { addrs: addresses(peer, &asker, &inner.config.trust_advertised), seed: peer.seed })
-            .filter(|peer| !peer.addrs.is_empty())
-            .collect();
-        inner.counters.announces.fetch_add(1, Ordering::Relaxed);
-        inner.counters.peers_handed_out.fetch_add(peers.len() as u64, Ordering::Relaxed);
-        Ok(Handout { interval: answer.interval_s, seeds: answer.seeds, leechers: answer.leechers, peers })
+        Ok((answer, asker))
     }
 
     /// Counts of some swarms, in the order asked.

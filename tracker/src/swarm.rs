@@ -3,19 +3,21 @@
 //! Contract: no clock, no I/O; time comes as seconds since the tracker started. Peers are found by address and port,
 //! not by the id they claim, so that nobody can replace or stop another's record. A peer that can't be dialled (port 0)
 //! is told apart by its id as well. Limits: peers per swarm, and peers per public address within one swarm; loopback
-//! and private networks are spared, since many peers share a host or a NAT there. Memory is 56 bytes a peer, and about
-//! 30 more in a swarm large enough to need an index.
+//! and private networks are spared, since many peers share a host or a NAT there. Memory is 56 bytes a peer, and what
+//! [`Lookup`] takes in a swarm large enough to need one.
 
+use crate::lookup::{Lookup, count_of_address};
 use shoal_protocol::PeerId;
-use shoal_protocol::address::{Reach, canonical, reach, subnet};
-use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use shoal_protocol::address::{Reach, canonical, reach};
+use std::hash::RandomState;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// From this many peers on a swarm has an index; below it a walk over the vector is as fast and costs no memory.
 const INDEX_FROM: usize = 32;
+/// A full vector grows by this part of its length: copies stay few, and little lies idle.
+const GROWTH: usize = 8;
 
 /// Where a peer is known from: the address that the tracker sees, and the port that the peer announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,6 +33,12 @@ impl Key {
     #[must_use]
     pub fn new(ip: IpAddr, port: u16, id: PeerId) -> Self {
         Self { ip: pack(ip), port, id: (port == 0).then_some(id) }
+    }
+
+    /// The address.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        canonical(IpAddr::V6(Ipv6Addr::from(self.ip)))
     }
 }
 
@@ -122,8 +130,9 @@ pub struct Peer {
     ip: [u8; 16],
     id: PeerId,
     expires_s: u32,
-    /// Position within its group of near peers.
-    group_at: u32,
+    /// Positions of its neighbours in the ring of near peers, in a swarm that has an index.
+    pub(crate) next: u32,
+    pub(crate) prev: u32,
     extra: Option<Box<Extra>>,
     port: u16,
 }
@@ -176,51 +185,6 @@ impl Peer {
     pub fn key(&self) -> Key {
         Key { ip: self.ip, port: self.port, id: (self.port == 0).then_some(self.id) }
     }
-
-    fn group(&self, hasher: &RandomState) -> u64 {
-        group(hasher, self.ip(), self.zone())
-    }
-}
-
-/// Peers of one zone are near each other; without a zone those of one subnet.
-fn group(hasher: &RandomState, ip: IpAddr, zone: &str) -> u64 {
-    if zone.is_empty() { hasher.hash_one((0_u8, subnet(ip))) } else { hasher.hash_one((1_u8, zone)) }
-}
-
-/// One public address: a whole IPv4 address, or the /64 that one IPv6 customer has. `None` where no limit applies.
-fn limited_address(hasher: &RandomState, ip: IpAddr) -> Option<u64> {
-    (reach(ip) == Reach::Global).then(|| match canonical(ip) {
-        IpAddr::V4(ip) => hasher.hash_one((4_u8, ip.octets())),
-        IpAddr::V6(_) => hasher.hash_one((6_u8, subnet(ip))),
-    })
-}
-
-/// The keys are hashes already.
-#[derive(Debug, Default, Clone, Copy)]
-struct Plain(u64);
-
-impl Hasher for Plain {
-    fn write(&mut self, bytes: &[u8]) {
-        for b in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*b);
-        }
-    }
-    fn write_u64(&mut self, n: u64) {
-        self.0 = n;
-    }
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-type Map<V> = HashMap<u64, V, BuildHasherDefault<Plain>>;
-
-#[derive(Debug, Default)]
-struct Lookup {
-    /// Keyed hash of the key to position. A collision can't be sought, and is noticed: the peer there has another key.
-    index: Map<u32>,
-    groups: Map<Vec<u32>>,
-    addresses: Map<u32>,
 }
 
 /// A limit of the swarm is reached.
@@ -286,10 +250,28 @@ impl Swarm {
         &self.peers
     }
 
-    /// Positions of the peers in the same zone, or without a zone in the same subnet; `None` in a small swarm.
-    #[must_use]
-    pub fn near(&self, hasher: &RandomState, ip: IpAddr, zone: &str) -> Option<&[u32]> {
-        Some(self.lookup.as_ref()?.groups.get(&group(hasher, ip, zone)).map_or(&[], Vec::as_slice))
+    /// Positions of the peers in the asker's zone, or without a zone in its subnet, each once; none in a small swarm.
+    ///
+    /// They form a ring from the newest to the oldest. The walk begins `skip` places behind the asker's own record, or
+    /// where it has none yet behind the newest, so that not all askers get the same ones.
+    pub fn near(
+        &self,
+        hasher: &RandomState,
+        key: &Key,
+        zone: &str,
+        skip: usize,
+        backwards: bool,
+    ) -> impl Iterator<Item = usize> {
+        let step = move |at: usize| {
+            let peer = &self.peers[at];
+            (if backwards { peer.prev } else { peer.next }) as usize
+        };
+        let first = self.lookup.as_ref().and_then(|lookup| {
+            let own = lookup.find(hasher, &self.peers, key).filter(|at| self.peers[*at].zone() == zone);
+            own.or_else(|| lookup.head(hasher, &self.peers, key.ip(), zone))
+        });
+        let first = first.map(|at| (0..skip).fold(at, |at, _| step(at)));
+        std::iter::successors(first, move |at| Some(step(*at)).filter(|next| Some(*next) != first))
     }
 
     /// Position of a peer.
@@ -297,10 +279,7 @@ impl Swarm {
     pub fn find(&self, hasher: &RandomState, key: &Key) -> Option<usize> {
         match &self.lookup {
             None => self.peers.iter().position(|p| p.key() == *key),
-            Some(lookup) => {
-                let at = *lookup.index.get(&hasher.hash_one(key))? as usize;
-                self.peers.get(at).filter(|p| p.key() == *key).map(|_| at)
-            }
+            Some(lookup) => lookup.find(hasher, &self.peers, key),
         }
     }
 
@@ -319,10 +298,16 @@ impl Swarm {
         let known = found.map(|at| at < self.seeds());
         let at = match found {
             Some(at) => {
-                self.ungroup(hasher, at);
+                let zone = record.extra.as_ref().map_or("", |extra| &extra.zone);
+                let moves = self.peers[at].zone() != zone;
+                if let Some(lookup) = self.lookup.as_mut().filter(|_| moves) {
+                    lookup.ungroup(hasher, &mut self.peers, at);
+                }
                 let peer = &mut self.peers[at];
                 (peer.id, peer.expires_s, peer.extra) = (record.id, record.expires_s, record.extra);
-                self.regroup(hasher, at);
+                if let Some(lookup) = self.lookup.as_mut().filter(|_| moves) {
+                    lookup.group(hasher, &mut self.peers, at);
+                }
                 at
             }
             None => {
@@ -330,27 +315,24 @@ impl Swarm {
                     return Err(Full::Peers);
                 }
                 let Record { key, id, expires_s, extra, .. } = record;
-                let peer = Peer { ip: key.ip, id, expires_s, group_at: 0, extra, port: key.port };
-                if let Some(address) = limited_address(hasher, peer.ip()) {
-                    let count = match &self.lookup {
-                        Some(lookup) => lookup.addresses.get(&address).map_or(0, |n| *n as usize),
-                        None => self.peers.iter().filter(|p| limited_address(hasher, p.ip()) == Some(address)).count(),
-                    };
-                    if count >= max_per_address {
-                        return Err(Full::Address);
-                    }
+                let count = match &self.lookup {
+                    Some(lookup) => lookup.count_of_address(hasher, key.ip()),
+                    None => count_of_address(hasher, &self.peers, key.ip()),
+                };
+                if reach(key.ip()) == Reach::Global && count >= max_per_address {
+                    return Err(Full::Address);
                 }
-                if self.len() < 4 {
-                    // A vector starts with room for four; most hostile swarms have one peer.
-                    self.peers.reserve_exact(1);
+                if self.len() == self.peers.capacity() {
+                    // Most hostile swarms have one peer.
+                    self.peers.reserve_exact(self.len() / GROWTH + 1);
                 }
-                self.peers.push(peer);
+                self.peers.push(Peer { ip: key.ip, id, expires_s, next: 0, prev: 0, extra, port: key.port });
                 let at = self.len() - 1;
-                if self.lookup.is_some() {
-                    self.enter(hasher, at);
+                if let Some(lookup) = &mut self.lookup {
+                    lookup.enter(hasher, &mut self.peers, at);
                 } else if self.len() > INDEX_FROM {
-                    self.lookup = Some(Box::default());
-                    (0..self.len()).for_each(|at| self.enter(hasher, at));
+                    let lookup = self.lookup.insert(Box::default());
+                    (0..self.peers.len()).for_each(|at| lookup.enter(hasher, &mut self.peers, at));
                 }
                 at
             }
@@ -379,7 +361,9 @@ impl Swarm {
         }
         let last = self.len() - 1;
         self.swap(hasher, at, last);
-        self.leave(hasher, last);
+        if let Some(lookup) = &mut self.lookup {
+            lookup.leave(hasher, &mut self.peers, last);
+        }
         self.peers.pop();
         if self.peers.is_empty() {
             self.lookup = None;
@@ -390,71 +374,10 @@ impl Swarm {
     }
 
     fn swap(&mut self, hasher: &RandomState, a: usize, b: usize) {
-        if a == b {
-            return;
-        }
-        self.peers.swap(a, b);
-        let Some(lookup) = &mut self.lookup else { return };
-        for at in [a, b] {
-            let peer = &self.peers[at];
-            lookup.index.insert(hasher.hash_one(peer.key()), at as u32);
-            if let Some(slot) =
-                lookup.groups.get_mut(&peer.group(hasher)).and_then(|g| g.get_mut(peer.group_at as usize))
-            {
-                *slot = at as u32;
-            }
-        }
-    }
-
-    fn enter(&mut self, hasher: &RandomState, at: usize) {
-        if let Some(lookup) = &mut self.lookup {
-            let peer = &self.peers[at];
-            lookup.index.insert(hasher.hash_one(peer.key()), at as u32);
-            if let Some(address) = limited_address(hasher, peer.ip()) {
-                *lookup.addresses.entry(address).or_default() += 1;
-            }
-        }
-        self.regroup(hasher, at);
-    }
-
-    fn leave(&mut self, hasher: &RandomState, at: usize) {
-        self.ungroup(hasher, at);
-        let Some(lookup) = &mut self.lookup else { return };
-        let peer = &self.peers[at];
-        let hash = hasher.hash_one(peer.key());
-        if lookup.index.get(&hash) == Some(&(at as u32)) {
-            lookup.index.remove(&hash);
-        }
-        if let Some(address) = limited_address(hasher, peer.ip())
-            && let Some(count) = lookup.addresses.get_mut(&address)
-        {
-            *count -= 1;
-            if *count == 0 {
-                lookup.addresses.remove(&address);
-            }
-        }
-    }
-
-    fn regroup(&mut self, hasher: &RandomState, at: usize) {
-        let Some(lookup) = &mut self.lookup else { return };
-        let peer = &mut self.peers[at];
-        let group = lookup.groups.entry(peer.group(hasher)).or_default();
-        peer.group_at = group.len() as u32;
-        group.push(at as u32);
-    }
-
-    fn ungroup(&mut self, hasher: &RandomState, at: usize) {
-        let Some(lookup) = &mut self.lookup else { return };
-        let (key, place) = (self.peers[at].group(hasher), self.peers[at].group_at as usize);
-        let Some(group) = lookup.groups.get_mut(&key) else { return };
-        if place < group.len() {
-            group.swap_remove(place);
-            if let Some(moved) = group.get(place) {
-                self.peers[*moved as usize].group_at = place as u32;
-            }
-        }
-        if group.is_empty() {
-            lookup.groups.remove(&key);
+        match &mut self.lookup {
+            _ if a == b => {}
+            Some(lookup) => lookup.swap(hasher, &mut self.peers, a, b),
+            None => self.peers.swap(a, b),
         }
     }
 }
@@ -463,6 +386,7 @@ impl Swarm {
 mod tests {
     use super::*;
     use crate::rng::Rng;
+    use std::collections::HashMap;
 
     fn record(ip: &str, port: u16, id: u8, seed: bool, zone: &str) -> Record {
         let (ip, id) = (ip.parse().unwrap(), PeerId([id; 16]));
@@ -474,22 +398,52 @@ mod tests {
         for (at, peer) in swarm.peers.iter().enumerate() {
             assert_eq!(swarm.find(hasher, &peer.key()), Some(at));
         }
-        let Some(lookup) = &swarm.lookup else { return };
-        assert_eq!(lookup.index.len(), swarm.len());
-        assert_eq!(lookup.groups.values().map(Vec::len).sum::<usize>(), swarm.len());
-        for (key, group) in &lookup.groups {
-            for (place, at) in group.iter().enumerate() {
-                let peer = &swarm.peers[*at as usize];
-                assert_eq!((peer.group(hasher), peer.group_at as usize), (*key, place));
-            }
+        if let Some(lookup) = &swarm.lookup {
+            lookup.check(hasher, &swarm.peers);
         }
-        let public = swarm.peers.iter().filter(|p| limited_address(hasher, p.ip()).is_some()).count();
-        assert_eq!(lookup.addresses.values().sum::<u32>() as usize, public);
     }
 
     #[test]
-    fn a_peer_costs_56_bytes() {
+    fn a_peer_costs_56_bytes_and_little_lies_idle() {
         assert_eq!(size_of::<Peer>(), 56);
+        let hasher = RandomState::new();
+        let mut swarm = Swarm::default();
+        for n in 0..5_000_u16 {
+            let ip = format!("10.0.{}.{}", n >> 8, n & 255);
+            swarm.put(&hasher, record(&ip, 7171, 1, n % 3 == 0, ""), 5_000, 64).unwrap();
+            assert!(swarm.peers.capacity() <= swarm.len() + swarm.len() / GROWTH + 1);
+        }
+        while !swarm.is_empty() {
+            swarm.remove(&hasher, swarm.len() / 2);
+            assert!(swarm.peers.capacity() <= (16 * INDEX_FROM).max(4 * swarm.len()) + 4);
+        }
+    }
+
+    #[test]
+    fn a_walk_meets_each_near_peer_once_wherever_it_begins() {
+        let hasher = RandomState::new();
+        let mut swarm = Swarm::default();
+        for n in 0..200 {
+            let zone = ["", "a/b", "a/c"][n % 3];
+            swarm.put(&hasher, record(&format!("10.0.{}.{n}", n % 2), 7171, n as u8, false, zone), 1000, 64).unwrap();
+        }
+        let known = Key::new("10.0.0.6".parse().unwrap(), 7171, PeerId([6; 16]));
+        let stranger = Key::new("10.0.0.250".parse().unwrap(), 7171, PeerId([250; 16]));
+        for zone in ["", "a/b", "nowhere"] {
+            let is_near =
+                |p: &Peer| p.zone() == zone && (!zone.is_empty() || p.ip().to_string().starts_with("10.0.0."));
+            let expected: Vec<usize> = (0..swarm.len()).filter(|at| is_near(&swarm.peers[*at])).collect();
+            for (key, skip, backwards) in
+                [(known, 0, false), (known, 500, true), (stranger, 0, true), (stranger, 7, false)]
+            {
+                let mut walk: Vec<usize> = swarm.near(&hasher, &key, zone, skip, backwards).collect();
+                if skip == 0 && key == known && zone.is_empty() {
+                    assert_eq!(swarm.find(&hasher, &known), walk.first().copied(), "from its own record");
+                }
+                walk.sort_unstable();
+                assert_eq!(walk, expected, "{zone} {skip}");
+            }
+        }
     }
 
     #[test]

@@ -228,6 +228,12 @@ impl AddressBook {
         list
     }
 
+    /// How many addresses are known.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.known.len()
+    }
+
     /// Dials under way.
     #[must_use]
     pub fn dialing(&self) -> usize {

@@ -15,6 +15,11 @@ use std::time::Duration;
 /// Dial so many peers ourselves (and fill no more than two thirds of the limit); more may dial us, up to the limit. Well
 /// above ln N for any swarm.
 const DEGREE: usize = 12;
+/// The same while no more than [`FEW`] addresses are known: there *have* cost little, and who isn't a neighbour of most has
+/// to wait for what others pass on. In the simulator two zones of 20 behind a thin link took 1.32 instead of 1.42 times
+/// the bound; 100 hosts took 1.174 instead of 1.166.
+const DEGREE_FEW: usize = 24;
+const FEW: usize = 48;
 /// After a connection ended, how long until the same address is dialled again.
 const REDIAL: Duration = Duration::from_secs(2);
 /// A piece that a peer sent wrong is not asked of it again for so long; a fetch whose only source had one bad moment must
@@ -235,7 +240,8 @@ impl Swarm {
     }
 
     pub(super) fn dial(&mut self, now: Time) {
-        let degree = DEGREE.min((self.config.max_peers * 2).div_ceil(3));
+        let degree = if self.book.count() <= FEW { DEGREE_FEW } else { DEGREE };
+        let degree = degree.min((self.config.max_peers * 2).div_ceil(3));
         let room = degree.saturating_sub(self.open_sessions() + self.book.dialing());
         for addr in self.book.dials(now, room, self.have.is_complete(), &mut self.rng) {
             if self.blame.addr_is_barred(now, addr) {

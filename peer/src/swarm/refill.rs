@@ -58,8 +58,9 @@ impl Swarm {
                 return;
             }
             let far = mixed && session.nearness == 0;
-            // On a link that many share, what waits in a queue can't be had elsewhere: a piece at a time.
-            let window = session.pipeline.window(now, if far { piece_size.min(WINDOW_MIN) } else { WINDOW_MIN });
+            // What waits in a queue can't be had elsewhere: a piece at a time, unless it is the peer that will choose it.
+            let least = if session.assigns && !far { WINDOW_MIN } else { piece_size.min(WINDOW_MIN) };
+            let window = session.pipeline.window(now, least);
             let pipeline = &session.pipeline;
             let depth = usize::from(session.hello.queue_depth);
             let expected = pipeline.bytes + u64::from(pipeline.asks) * piece_size;

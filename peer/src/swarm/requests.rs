@@ -1,10 +1,12 @@
 //! How much to ask of one peer at a time, and until when to wait for it.
 //!
-//! The window is twice the bandwidth-delay product as observed, and where that is near a block, one block more, so that
-//! one is on its way while the next is asked for; at least [`WINDOW_MIN`] and at most [`WINDOW_MAX`]. Each arrival refills
-//! it at once. On a shared uplink little should be asked for: what waits in a queue there can't be had elsewhere. In the
-//! simulator's star of 16 hosts (40 Mbit/s, 128 MiB, control frames 50 ms late) a minimum of two blocks instead of one
-//! costs 1 % of time with 64 KiB pieces, and with 1 MiB pieces 2 % of time and 1.7 % of duplicates instead of 0.1 %. A peer that owes blocks and sends nothing for
+//! The window is twice the bandwidth-delay product as observed, and where that comes near the least, one of those more, so
+//! that one is on its way while the next is asked for; at most [`WINDOW_MAX`], at least a block or, where it is smaller, a
+//! piece. Each arrival refills it at once. On a shared uplink little should be asked for: what waits in a queue there can't
+//! be had elsewhere. In the simulator's star of 16 hosts (40 Mbit/s, control frames 50 ms late) four pieces of 64 KiB
+//! instead of one cost 2 % of time with 128 MiB and a quarter with 4 MiB; two blocks instead of one with 1 MiB pieces cost
+//! 2 % of time and 1.7 % of duplicates instead of 0.1 %. An origin that chooses the pieces itself has at least
+//! [`WINDOW_MIN`] asked of it, as nothing is bound by that. A peer that owes blocks and sends nothing for
 //! four times its usual gap between arrivals (never less than [`PATIENCE_MIN`]) is **snubbed**: others get its work.
 
 use super::Time;
@@ -16,7 +18,7 @@ use std::time::Duration;
 
 /// Most bytes asked of one peer: fills 10 Gbit/s at 50 ms.
 pub const WINDOW_MAX: u64 = 64 << 20;
-/// Fewest bytes in the window: four pieces of the smallest size, or one block.
+/// Fewest bytes in the window: one block, or four pieces of the smallest size where the peer chooses which.
 pub const WINDOW_MIN: u64 = BLOCK_BYTES as u64;
 /// What a peer's disk, scheduler and queue may add to the round trip without the pipe running dry.
 const SLACK: Duration = Duration::from_millis(50);
@@ -108,10 +110,9 @@ impl Pipeline {
         if self.snubbed {
             return u64::from(now >= self.probe_at);
         }
-        let product = self.product(now);
-        let block = u64::from(BLOCK_BYTES);
-        let spare = if product as u64 >= block / 2 { block } else { 0 };
-        (product as u64 + spare).clamp(least, WINDOW_MAX)
+        let product = self.product(now) as u64;
+        let spare = if product >= least / 4 * 3 { least } else { 0 };
+        (product + spare).clamp(least, WINDOW_MAX)
     }
 
     /// A piece of the peer's choice was asked for.

@@ -3,6 +3,7 @@
 use super::tracker::SWARM;
 use super::{Event, World, addr_of};
 use crate::link::{Item, Lane, Payload, Slice, frame_bytes, transfer_time};
+use crate::report::SENT_SLOT_US;
 use shoal_peer::swarm::prng::Prng;
 use shoal_peer::swarm::{ConnId, Input, QUEUE_DEPTH, Time};
 use shoal_protocol::Message;
@@ -198,11 +199,11 @@ impl World {
             let conn = Lane::sender_name(lane);
             for block in sent {
                 self.report.blocks += 1;
-                let second = (self.now.0 / 1_000_000) as usize;
-                if self.report.sent.len() <= second {
-                    self.report.sent.resize(second + 1, 0);
+                let slot = (self.now.0 / SENT_SLOT_US) as usize;
+                if self.report.sent.len() <= slot {
+                    self.report.sent.resize(slot + 1, 0);
                 }
-                self.report.sent[second] += u64::from(block.length);
+                self.report.sent[slot] += u64::from(block.length);
                 if self.hosts[host].origin {
                     self.report.origin_bytes += u64::from(block.length);
                 }

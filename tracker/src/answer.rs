@@ -1,0 +1,120 @@
+//! The answer to an announce as JSON, written without building it first: it is most of what a tracker says.
+//!
+//! Contract: pure; byte for byte what serde makes of the same [`shoal_protocol::Handout`], which a test holds it to.
+
+use crate::cidr::Cidr;
+use crate::handout::{Address, Asker, addresses};
+use crate::registry::Answer;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+/// What comes beside the peers, and the most that an IPv4 peer without candidates takes.
+const HEAD_BYTES: usize = 80;
+const PEER_BYTES: usize = 48;
+
+/// The answer, and how many peers are in it.
+pub(crate) fn write(answer: &Answer, asker: &Asker<'_>, trusted: &[Cidr]) -> (Vec<u8>, usize) {
+    let mut out = Vec::with_capacity(HEAD_BYTES + PEER_BYTES * answer.peers.len());
+    for (name, n) in
+        [("{\"interval\":", answer.interval_s), (",\"seeds\":", answer.seeds), (",\"leechers\":", answer.leechers)]
+    {
+        out.extend_from_slice(name.as_bytes());
+        decimal(&mut out, n);
+    }
+    out.extend_from_slice(b",\"peers\":[");
+    let (mut count, mut addrs) = (0, Vec::new());
+    for peer in &answer.peers {
+        addresses(peer, asker, trusted, &mut addrs);
+        if addrs.is_empty() {
+            continue;
+        }
+        out.extend_from_slice(if count == 0 { b"{\"addrs\":[" } else { b",{\"addrs\":[" });
+        for (n, addr) in addrs.iter().enumerate() {
+            out.extend_from_slice(if n == 0 { b"\"" } else { b",\"" });
+            address(&mut out, *addr);
+            out.push(b'"');
+        }
+        out.extend_from_slice(if peer.seed { b"],\"seed\":true}" } else { b"]}" });
+        count += 1;
+    }
+    out.extend_from_slice(b"]}");
+    (out, count)
+}
+
+fn address(out: &mut Vec<u8>, addr: Address) {
+    match addr {
+        Address::TrackersHost(_) => {}
+        Address::At(SocketAddr::V4(addr)) => {
+            for (n, octet) in addr.ip().octets().into_iter().enumerate() {
+                if n > 0 {
+                    out.push(b'.');
+                }
+                decimal(out, octet.into());
+            }
+        }
+        Address::At(SocketAddr::V6(addr)) => {
+            // Writing to memory doesn't fail.
+            let _ = write!(out, "[{}]", IpAddr::V6(*addr.ip()));
+        }
+    }
+    out.push(b':');
+    decimal(out, addr.port().into());
+}
+
+fn decimal(out: &mut Vec<u8>, mut n: u32) {
+    let mut digits = [0; 10];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handout::Chosen;
+    use crate::rng::Rng;
+    use crate::swarm::Key;
+    use shoal_protocol::announce::HandoutPeer;
+    use shoal_protocol::{Handout, PeerId};
+
+    #[test]
+    fn it_is_what_serde_makes_of_the_handout() {
+        let ips = ["10.0.0.1", "8.8.8.8", "127.0.0.1", "2a00::7", "::1", "fd00::1:0:2", "255.255.255.255", "0.0.0.0"];
+        let mut rng = Rng::new(4);
+        let mut sizes = [0; 3];
+        for _ in 0..2_000 {
+            let mut ip = || ips[rng.below(ips.len())].parse::<IpAddr>().unwrap();
+            let (mine, reached_at) = (ip(), ip());
+            let id = PeerId([1; 16]);
+            let asker = Asker { ip: mine, reached_at, key: Key::new(mine, 7171, id), id, seed: false, zone: "" };
+            let mut peer = || {
+                let candidates = (0..rng.below(4)).map(|_| (ips[rng.below(ips.len())], rng.next_u64() as u16));
+                let candidates = candidates.map(|(ip, port)| SocketAddr::new(ip.parse().unwrap(), port)).collect();
+                let ip = ips[rng.below(ips.len())].parse().unwrap();
+                Chosen { ip, port: rng.next_u64() as u16, seed: rng.below(2) == 0, candidates }
+            };
+            let peers: Vec<Chosen> = (0..5).map(|_| peer()).collect();
+            let mut number = || (rng.next_u64() >> (32 + rng.below(32))) as u32;
+            let (interval_s, seeds, leechers) = (number(), number(), number());
+            let answer = Answer { interval_s, seeds, leechers, peers };
+            let trusted: Vec<Cidr> = if rng.below(2) == 0 { vec!["8.0.0.0/8".parse().unwrap()] } else { Vec::new() };
+            let handout = answer.handout(&asker, &trusted);
+            let (bytes, count) = write(&answer, &asker, &trusted);
+            assert_eq!(String::from_utf8(bytes).unwrap(), serde_json::to_string(&handout).unwrap());
+            assert_eq!(count, handout.peers.len());
+            for HandoutPeer { addrs, .. } in &handout.peers {
+                sizes[addrs.len().min(3) - 1] += 1;
+            }
+            let read: Handout = serde_json::from_slice(&write(&answer, &asker, &trusted).0).unwrap();
+            assert_eq!(read, handout);
+        }
+        assert!(sizes.iter().all(|n| *n > 100), "{sizes:?}");
+    }
+}
