@@ -3,8 +3,6 @@
 //! `SHOAL_PIECES` is how many MiB the content has: what is wasted on a liar is the same for any size, so the rules here are
 //! in bytes, and a large content is only needed for the figure in percent.
 
-#![expect(clippy::print_stdout, reason = "the figures are what is wanted of it by hand")]
-
 use crate::{down, must_complete, up};
 use harness::{Fault, Report, When, World};
 use shoal_peer::swarm::Time;
