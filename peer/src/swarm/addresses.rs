@@ -11,9 +11,9 @@
 
 use super::prng::Prng;
 use super::{ConnId, Time};
+use core::net::SocketAddr;
 use shoal_protocol::address::{Trust, canonical_addr};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Most addresses kept for one swarm.

@@ -6,9 +6,9 @@
 //! The only holder of anything is never barred.
 
 use super::Time;
+use core::net::SocketAddr;
 use shoal_protocol::{Hash, PeerId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 const BARRED_FOR: Duration = Duration::from_secs(3_600);

@@ -4,12 +4,12 @@ use super::blame::Suspect;
 use super::session::Session;
 use super::state::{Swarm, TICK};
 use super::{ConnId, Output, Time, TrackerId, zones};
+use core::net::{IpAddr, SocketAddr};
 use shoal_protocol::address::{Trust, reach};
 use shoal_protocol::announce::Handout;
 use shoal_protocol::limits::BITFIELD_BITS;
 use shoal_protocol::message::{GoodbyeReason, Hello};
 use shoal_protocol::{Message, WireError};
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Dial so many peers ourselves (and fill no more than two thirds of the limit); more may dial us, up to the limit. Well

@@ -94,10 +94,10 @@ pub mod zones;
 pub use state::{Counters, Swarm};
 pub use time::Time;
 
+use core::net::{IpAddr, SocketAddr};
 use shoal_protocol::announce::{Event, Handout};
 use shoal_protocol::message::{Block, GoodbyeReason, Hello};
 use shoal_protocol::{Bitfield, Geometry, Hash, Message, PeerId};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// A connection, named by the driver; never used twice in one swarm.

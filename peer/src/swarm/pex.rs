@@ -5,11 +5,11 @@
 //! off this host of loopback ones.
 
 use super::{ConnId, Time};
+use core::net::SocketAddr;
 use shoal_protocol::address::reach;
 use shoal_protocol::limits::PEX_PEERS;
 use shoal_protocol::message::PexPeer;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Time between two tellings on one connection.

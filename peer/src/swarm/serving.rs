@@ -4,10 +4,10 @@ use super::pieces::blocks_in;
 use super::spread::Spread;
 use super::state::Swarm;
 use super::{ConnId, Output, Time, upload};
+use core::net::SocketAddr;
 use shoal_protocol::limits::{BLOCK_BYTES, PEX_PEERS};
 use shoal_protocol::message::{Block, RejectReason};
 use shoal_protocol::{Message, WireError};
-use std::net::SocketAddr;
 
 /// With more than this many seconds of work in its queues an origin sends askers to others.
 const BUSY_QUEUE_S: f64 = 2.0;

@@ -4,10 +4,10 @@ use super::Time;
 use super::rate::Meter;
 use super::requests::Pipeline;
 use super::waste::Cause;
+use core::net::SocketAddr;
 use shoal_protocol::message::{Block, Hello};
 use shoal_protocol::{Bitfield, WireError, ranges};
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 
 /// Blocks that may arrive although they were cancelled, before they count as not asked for.
 const CANCELLED_KEPT: usize = 2_048;

@@ -19,11 +19,11 @@ use super::upload::Turns;
 use super::waste::Waste;
 use super::zones::Zones;
 use super::{Config, ConnId, Input, Output, Time};
+use core::net::SocketAddr;
 use shoal_protocol::address::{Trust, reach};
 use shoal_protocol::message::GoodbyeReason;
 use shoal_protocol::{Bitfield, Geometry, Message, PeerId, WireError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
