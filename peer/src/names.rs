@@ -25,12 +25,13 @@ pub(crate) fn shown_name(manifest: &Manifest) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use shoal_protocol::manifest::{Kind, Shape};
     use shoal_protocol::{Entry, Hints};
 
-    fn named(name: &str) -> Manifest {
+    /// A manifest of one file with this name as its hint.
+    pub(crate) fn named(name: &str) -> Manifest {
         let entry = Entry { path: String::new(), kind: Kind::File { size: 1, root: [1; 32], executable: false } };
         let hints = Hints { name: Some(name.to_owned()), ..Hints::default() };
         Manifest::new(Shape::File, 65_536, vec![entry], hints).unwrap()

@@ -329,14 +329,7 @@ fn journal(place: Journals<'_>, id: ContentId) -> Option<(Manifest, PathBuf)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoal_protocol::manifest::{Kind, Shape};
-    use shoal_protocol::{Entry, Hints};
-
-    fn named(name: &str) -> Manifest {
-        let entry = Entry { path: String::new(), kind: Kind::File { size: 1, root: [1; 32], executable: false } };
-        let hints = Hints { name: Some(name.to_owned()), ..Hints::default() };
-        Manifest::new(Shape::File, 65_536, vec![entry], hints).unwrap()
-    }
+    use crate::names::tests::named;
 
     #[test]
     fn what_was_written_is_told_apart() {
