@@ -1,11 +1,13 @@
 //! Remembers that a place holds a content, so that running the same fetch again is answered without reading the bytes.
 //!
 //! The record is an extended attribute of the file or directory, or a file in the state directory where there are none.
-//! It holds the content id, the name that the manifest hinted at, and a digest over device, inode, size and times of
-//! every entry: a copy, or a tree in which anything was edited, doesn't pass. Checking it takes one lookup per entry. A missing or wrong record is never an
-//! error; the bytes are then checked themselves.
+//! It holds the content id, the name that the manifest hinted at, and a seal over these and over device, inode, size and
+//! times of every entry: a copy, or a tree in which anything was edited, doesn't pass. The seal is keyed by a secret of
+//! this user, as anybody who may write to a place could else put wrong bytes there with a record that praises them.
+//! Checking it takes one lookup per entry. A missing or wrong record is never an error; the bytes are then checked
+//! themselves.
 //!
-//! A single file carries its record itself, and setting an attribute changes `ctime`. So its digest leaves `ctime` out
+//! A single file carries its record itself, and setting an attribute changes `ctime`. So its seal leaves `ctime` out
 //! and the record has the one from just before; the file's own may be at most a second later.
 
 use super::beneath::{Base, Tree};
@@ -17,20 +19,26 @@ use rustix::fs::FileType;
 use shoal_protocol::manifest::{Kind, Shape};
 use shoal_protocol::{ContentId, Hash, Manifest};
 use std::ffi::OsStr;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 const ATTRIBUTE: &str = "user.shoal.complete";
-const VERSION: u8 = 2;
+/// In the state directory.
+const SECRET: &str = "complete.key";
+const VERSION: u8 = 3;
 const NAME: usize = 8;
-const RECORD: usize = 1 + 32 + 32 + NAME + 8;
+/// Version, content id, name and `ctime`; the seal follows.
+const HEAD: usize = 1 + 32 + NAME + 8;
+const RECORD: usize = HEAD + 32;
 const SLACK_NS: i64 = 1_000_000_000;
 
-fn digest(id: ContentId, shape: Shape, stamps: impl Iterator<Item = Stamp>) -> Hash {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&id.0);
-    for mut stamp in stamps {
+fn seal(secret: &Hash, head: &[u8], shape: Shape, stamps: &[Stamp]) -> Hash {
+    let mut hasher = blake3::Hasher::new_keyed(secret);
+    hasher.update(head);
+    for mut stamp in stamps.iter().copied() {
         if shape == Shape::File {
             stamp.ctime_ns = 0;
         }
@@ -39,19 +47,46 @@ fn digest(id: ContentId, shape: Shape, stamps: impl Iterator<Item = Stamp>) -> H
     hasher.finalize().into()
 }
 
+/// What this user's records are sealed with, if any was made yet. A file of somebody else's is no secret of ours.
+fn secret(state_dir: &Path) -> Option<Hash> {
+    let mut file = File::open(state_dir.join(SECRET)).ok()?;
+    if file.metadata().ok()?.uid() != rustix::process::geteuid().as_raw() {
+        return None;
+    }
+    let mut bytes = Hash::default();
+    file.read_exact(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// The same; made if there is none.
+fn make_secret(state_dir: &Path) -> io::Result<Hash> {
+    if let Some(found) = secret(state_dir) {
+        return Ok(found);
+    }
+    private_dir(state_dir)?;
+    let mut bytes = Hash::default();
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    // Only this user may read it, and it appears whole. Where two make it at once, one's first record is worth nothing.
+    let mut file = tempfile::NamedTempFile::new_in(state_dir)?;
+    file.write_all(&bytes)?;
+    file.persist(state_dir.join(SECRET))?;
+    Ok(bytes)
+}
+
 /// Stands for a name in a record: enough to know it again, and of a fixed length.
 fn name_mark(name: &OsStr) -> [u8; NAME] {
     let hash = blake3::hash(name.as_encoded_bytes());
     std::array::from_fn(|n| hash.as_bytes()[n])
 }
 
-fn record(manifest: &Manifest, stamps: &[Stamp]) -> Vec<u8> {
+fn record(secret: &Hash, manifest: &Manifest, stamps: &[Stamp]) -> Vec<u8> {
+    let ctime = if manifest.shape() == Shape::File { stamps.first().map_or(0, |s| s.ctime_ns) } else { 0 };
     let mut out = vec![VERSION];
     out.extend(manifest.id().0);
-    out.extend(digest(manifest.id(), manifest.shape(), stamps.iter().copied()));
     out.extend(name_mark(plain_name(manifest).as_ref()));
-    let ctime = if manifest.shape() == Shape::File { stamps.first().map_or(0, |s| s.ctime_ns) } else { 0 };
     out.extend(ctime.to_le_bytes());
+    let seal = seal(secret, &out, manifest.shape(), stamps);
+    out.extend(seal);
     out
 }
 
@@ -64,11 +99,11 @@ fn state_file(state_dir: &Path, path: &Path) -> Option<PathBuf> {
 
 /// Remembers that `path` holds the content, unchanged since the stamps were taken. Failing is no harm.
 pub(crate) fn remember(manifest: &Manifest, path: &Path, stamps: &[Stamp], state_dir: &Path) {
-    let record = record(manifest, stamps);
-    if set_attribute(path, ATTRIBUTE, &record) {
-        return;
-    }
     let write = || -> io::Result<()> {
+        let record = record(&make_secret(state_dir)?, manifest, stamps);
+        if set_attribute(path, ATTRIBUTE, &record) {
+            return Ok(());
+        }
         let file = state_file(state_dir, path).ok_or(io::ErrorKind::NotFound)?;
         private_dir(file.parent().unwrap_or(state_dir))?;
         let new = file.with_extension(std::process::id().to_string());
@@ -83,7 +118,7 @@ pub(crate) fn remember(manifest: &Manifest, path: &Path, stamps: &[Stamp], state
 /// Whether a record says that `path` holds the content, and nothing was touched since.
 pub(crate) fn is_remembered(manifest: &Manifest, path: &Path, state_dir: &Path) -> bool {
     let Some(stored) = stored(manifest.id(), path, state_dir) else { return false };
-    stamps(manifest, path).is_some_and(|stamps| fits(&stored, manifest.id(), manifest.shape(), &stamps))
+    stamps(manifest, path).is_some_and(|stamps| fits(&stored, state_dir, manifest.shape(), &stamps))
 }
 
 /// What a record tells of the content at a path.
@@ -101,17 +136,17 @@ pub struct Recorded {
 #[must_use]
 pub fn recorded(id: ContentId, path: &Path, state_dir: &Path) -> Option<Recorded> {
     let stored = stored(id, path, state_dir)?;
-    let as_hinted = path.file_name().is_some_and(|name| stored.get(65..65 + NAME) == Some(&name_mark(name)[..]));
+    let as_hinted = path.file_name().is_some_and(|name| stored.get(33..33 + NAME) == Some(&name_mark(name)[..]));
     let answer = |bytes| Recorded { bytes, as_hinted };
     let found = path.metadata().ok()?;
     if found.is_file() {
         let stamp = Stamp::of(&found);
-        return fits(&stored, id, Shape::File, &[stamp]).then_some(answer(stamp.size));
+        return fits(&stored, state_dir, Shape::File, &[stamp]).then_some(answer(stamp.size));
     }
     let walker = Walker { follow_links: false, skip_special: false, cancelled: &AtomicBool::new(false) };
     let walk = walker.walk(path, |_| {}).ok()?;
     let stamps: Vec<Stamp> = walk.entries.iter().map(|entry| entry.stamp).collect();
-    let whole = walk.problem_count == 0 && fits(&stored, id, Shape::Tree, &stamps);
+    let whole = walk.problem_count == 0 && fits(&stored, state_dir, Shape::Tree, &stamps);
     let files = walk.entries.iter().filter(|entry| matches!(entry.kind, FoundKind::File { .. }));
     whole.then(|| answer(files.map(|entry| entry.stamp.size).sum()))
 }
@@ -123,12 +158,13 @@ fn stored(id: ContentId, path: &Path, state_dir: &Path) -> Option<Vec<u8>> {
         .filter(|stored| stored.len() == RECORD && stored[0] == VERSION && stored[1..33] == id.0)
 }
 
-/// Whether a record was made of these stamps.
-fn fits(stored: &[u8], id: ContentId, shape: Shape, stamps: &[Stamp]) -> bool {
-    if stored.get(33..65) != Some(&digest(id, shape, stamps.iter().copied())[..]) {
+/// Whether a record of this user was made of these stamps.
+fn fits(stored: &[u8], state_dir: &Path, shape: Shape, stamps: &[Stamp]) -> bool {
+    let Some((head, sealed)) = stored.split_at_checked(HEAD) else { return false };
+    if secret(state_dir).is_none_or(|secret| seal(&secret, head, shape, stamps) != *sealed) {
         return false;
     }
-    let Some(ctime) = stored.last_chunk().map(|b| i64::from_le_bytes(*b)) else { return false };
+    let Some(ctime) = head.last_chunk().map(|b| i64::from_le_bytes(*b)) else { return false };
     shape == Shape::Tree || stamps.first().is_some_and(|s| (0..=SLACK_NS).contains(&s.ctime_ns.saturating_sub(ctime)))
 }
 

@@ -573,6 +573,15 @@ fn an_edited_copied_or_touched_result_is_not_taken_for_complete_by_its_record() 
     let remembered = || completion::is_remembered(&world.manifest, &world.out(), &world.options.state_dir);
     use super::super::completion;
     assert!(remembered());
+    // Who doesn't have this user's secret can't praise bytes: the same record is worth nothing beside another one.
+    let key = world.options.state_dir.join("complete.key");
+    let secret = std::fs::read(&key).unwrap();
+    for forged in [&[0; 32][..], &[]] {
+        std::fs::write(&key, forged).unwrap();
+        assert!(!remembered());
+    }
+    std::fs::write(&key, secret).unwrap();
+    assert!(remembered());
     let file = world.out().join("d000/f00001");
     let stamp = file.metadata().unwrap().modified().unwrap();
     std::fs::write(&file, b"changed").unwrap();
