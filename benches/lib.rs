@@ -3,12 +3,13 @@
 //! Method, machine and how to read the output: `README.md` beside this file.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what measurements are for")]
 
+pub mod announces;
 pub mod cost;
 
 use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 /// What goes wrong is said and ends the measurement.
@@ -20,6 +21,18 @@ const WARM_UP: Duration = Duration::from_millis(200);
 const SAMPLE: Duration = Duration::from_millis(100);
 /// Odd, so that the median is a sample.
 const SAMPLES: usize = 11;
+
+/// How a measurement ends: what went wrong is said.
+#[must_use]
+pub fn ended(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Runs `work` again and again and prints how many units it does in a second: one JSON line on stdout, and a line for
 /// people on stderr. `units` is what one call of `work` does.

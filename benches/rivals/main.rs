@@ -56,13 +56,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match measure(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("error: {message}");
-            ExitCode::FAILURE
-        }
-    }
+    benches::ended(measure(&Args::parse()))
 }
 
 fn measure(args: &Args) -> Result<()> {

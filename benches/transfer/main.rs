@@ -60,13 +60,7 @@ trait System {
 }
 
 fn main() -> ExitCode {
-    match measure(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("error: {message}");
-            ExitCode::FAILURE
-        }
-    }
+    benches::ended(measure(&Args::parse()))
 }
 
 fn measure(args: &Args) -> Result<()> {

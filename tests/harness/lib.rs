@@ -16,6 +16,7 @@ pub mod link;
 pub mod loopback;
 #[cfg(target_os = "linux")]
 pub mod netns;
+pub mod open_tracker;
 pub mod queue;
 pub mod report;
 pub mod world;

@@ -1,5 +1,6 @@
 //! Fetches and seeds among evil peers of every mode: what is honest gets through.
 
+use crate::hostile::with_seed_of;
 use crate::run;
 use harness::evil::{Bounds, PeerMode, play};
 use harness::loopback::{Content, PATIENCE, complete, engine};
@@ -57,19 +58,13 @@ async fn among(mode: PeerMode, seed: u64) {
 fn random_frames_end_connections_and_nothing_else() {
     run(async {
         let frames: u64 = std::env::var("SHOAL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000);
-        let content = Content::file(61, 1 << 20, 1 << 16);
-        let (a, b, dir) = (engine().await, engine().await, tempfile::tempdir().unwrap());
-        let seed = content.seed(&a, &[]);
-        let bounds = Bounds { connections: 16, count: frames, time: Duration::from_secs(7_200), seed: 5 };
-        let tally = play(PeerMode::Noise, a.local_addr(), content.swarm(), None, bounds).await;
-        let (sent, connected) = (tally.sent.load(Ordering::Relaxed), tally.connected.load(Ordering::Relaxed));
-        eprintln!("{sent} frames over {connected} connections");
-        assert!(sent >= frames);
-        let mut fetch = content.fetch(&b, dir.path(), &[a.local_addr()], &[]);
-        assert!(content.is_at(&complete(&mut fetch).await));
-        fetch.stop(StopReason::Done).await;
-        seed.stop(StopReason::Done).await;
-        a.shutdown().await;
-        b.shutdown().await;
+        with_seed_of(Content::file(61, 1 << 20, 1 << 16), async |target, content: Content| {
+            let bounds = Bounds { connections: 16, count: frames, time: Duration::from_secs(7_200), seed: 5 };
+            let tally = play(PeerMode::Noise, target, content.swarm(), None, bounds).await;
+            let (sent, connected) = (tally.sent.load(Ordering::Relaxed), tally.connected.load(Ordering::Relaxed));
+            eprintln!("{sent} frames over {connected} connections");
+            assert!(sent >= frames);
+        })
+        .await;
     });
 }

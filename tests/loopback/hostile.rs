@@ -16,9 +16,15 @@ fn content() -> Content {
     Content::file(20, 4 << 20, 1 << 18)
 }
 
-/// A seed, and after the attack an honest fetch from it that must complete.
 async fn with_seed<F: Future<Output = ()>>(attack: impl FnOnce(SocketAddr, Content) -> F) {
-    let content = content();
+    with_seed_of(content(), attack).await;
+}
+
+/// A seed, and after the attack an honest fetch from it that must complete.
+pub(crate) async fn with_seed_of<F: Future<Output = ()>>(
+    content: Content,
+    attack: impl FnOnce(SocketAddr, Content) -> F,
+) {
     let (a, b, dir) = (engine().await, engine().await, tempfile::tempdir().unwrap());
     let seed = content.seed(&a, &[]);
     attack(a.local_addr(), content.clone()).await;

@@ -1,27 +1,11 @@
 //! What clients tell a tracker, and what a tracker tells peers.
 
 use super::Choices;
-use bytes::Bytes;
+use crate::open_tracker::open_tracker;
 use shoal_protocol::address::{Reach, Trust, reach};
 use shoal_protocol::limits::{ANNOUNCE_BYTES, HANDOUT_PEERS, INTERVAL_S, PORT_MIN};
-use shoal_protocol::{Announce, ContentId, Handout, Manifest, SwarmId};
-use shoal_tracker::{ManifestSource, Part, Service, ServiceConfig};
+use shoal_protocol::{Announce, Handout};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-
-struct Open;
-
-impl ManifestSource for Open {
-    fn accepts_swarm(&self, _: &SwarmId) -> bool {
-        true
-    }
-    fn manifest(&self, _: &ContentId) -> Option<Arc<Manifest>> {
-        None
-    }
-    fn part(&self, _: &ContentId, _: Part) -> Option<Bytes> {
-        None
-    }
-}
 
 /// Where clients and the tracker may be.
 const PLACES: [&str; 8] =
@@ -29,7 +13,7 @@ const PLACES: [&str; 8] =
 
 /// Bodies of announces from clients here and there, one behind the other with a byte between that says where.
 pub fn announce(bytes: &[u8]) {
-    let service = Service::new(ServiceConfig { seed: Some(1), ..ServiceConfig::default() }, Arc::new(Open));
+    let service = open_tracker();
     for (n, part) in bytes.split(|b| *b == b'\n').take(16).enumerate() {
         let mut choices = Choices::new(part);
         let place = |byte: u8| PLACES[byte as usize % PLACES.len()].parse::<IpAddr>().unwrap();
