@@ -5,6 +5,7 @@
 //! - `--origins 1 --origin-up U --seeders 0`: who has it;
 //! - `--latency-ms 1 --control-ms 50 --slice-kib 64 --max-peers 64`: the network's model;
 //! - `--up-max V`: the fetchers' uplinks are spread evenly from `--up` to V;
+//! - `--ups A,B,C`: one more fetcher for each of these uplinks;
 //! - `--slow F --slow-factor 10`: this fraction of the fetchers has links so much slower;
 //! - `--slow-down D1`: one more fetcher has this downlink;
 //! - `--churn F --churn-for S`: this fraction of the fetchers dies each minute, for so long, and as many newcomers come;
@@ -70,6 +71,11 @@ fn build(args: &Args, seed: u64) -> World {
         }
     }
     let mut hosts = first + fetchers;
+    let ups = args.0.iter().position(|a| a == "--ups").and_then(|at| args.0.get(at + 1));
+    for rate in ups.iter().flat_map(|list| list.split(',')).filter_map(|rate| rate.parse().ok()) {
+        world = world.fetchers(1, mbit(rate), mbit(down));
+        hosts += 1;
+    }
     if args.has("--slow-down") {
         world = world.fetchers(1, mbit(up), mbit(args.number("--slow-down", 20.0)));
         hosts += 1;

@@ -30,6 +30,11 @@ pub struct Report {
     pub origin_copies: f64,
     /// The same in bytes.
     pub origin_bytes: u64,
+    /// When each piece had been verified by somebody for the first time.
+    pub all_out: Option<Time>,
+    /// Copies of the content that the origins sent of blocks that had left one of them before, while some piece was not yet
+    /// out.
+    pub origin_twice: f64,
     /// Copies that crossed into zones behind thin links, with all that goes with them.
     pub crossed: f64,
     /// Bytes received for nothing, as a fraction of all payload received.
@@ -128,7 +133,7 @@ impl fmt::Display for Report {
         write!(
             f,
             "{}: last {:.2} s, bound {:.2} s, ratio {:.3}, of those who stayed {:.3}, each by its own bound {:.3}, p50 {:.2} s, p99 {:.2} s, first piece p50 \
-             {:.2} s last {:.2} s, origin copies {:.3}, wasted {:.2} %, {} control frames ({:.0} a peer), {} blocks, {} KiB of \
+             {:.2} s last {:.2} s, origin copies {:.3} (all out after {:.2} s, {:.4} sent twice before), wasted {:.2} %, {} control frames ({:.0} a peer), {} blocks, {} KiB of \
              state a peer, uplinks used by tenths of the time {:?} %, {} events, {} bad pieces, complete: {} ({} finished), trace {:016x}",
             self.world,
             self.last(),
@@ -141,6 +146,8 @@ impl fmt::Display for Report {
             at_fraction(&self.first_piece, 0.5),
             at_fraction(&self.first_piece, 1.0),
             self.origin_copies,
+            self.all_out.map_or(f64::NAN, |at| at.0 as f64 / 1e6),
+            self.origin_twice,
             self.wasted * 100.0,
             self.messages,
             self.messages_per_peer(),

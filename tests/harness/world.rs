@@ -13,7 +13,7 @@ use crate::report::Report;
 use shoal_peer::swarm::prng::Prng;
 use shoal_peer::swarm::{Input, Output, Time};
 use shoal_protocol::{Geometry, Hash, Message, PeerId, tree};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -115,6 +115,9 @@ pub struct World {
     copies: Vec<u32>,
     /// How many pieces no such host has.
     without_copy: u32,
+    /// Blocks, as (piece, offset), that left an origin, and the bytes of those that did again while pieces were not out.
+    left_origin: HashSet<(u32, u32)>,
+    sent_twice: u64,
     /// Hosts that should complete and have not yet.
     pending: usize,
     /// Hosts of waves that came and have not finished, and those that have yet to come.
@@ -161,6 +164,8 @@ impl World {
             root: [0; 32],
             copies: Vec::new(),
             without_copy: 0,
+            left_origin: HashSet::new(),
+            sent_twice: 0,
             pending: 0,
             in_wave: 0,
             waiting: VecDeque::new(),

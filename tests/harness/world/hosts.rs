@@ -198,6 +198,9 @@ impl World {
                 self.copies[piece as usize] += 1;
                 if self.copies[piece as usize] == 1 {
                     self.without_copy -= 1;
+                    if self.without_copy == 0 {
+                        self.report.all_out.get_or_insert(self.now);
+                    }
                 }
                 self.strike_if_met();
             }
@@ -302,6 +305,7 @@ impl World {
         self.report.ended = self.now;
         self.report.first_piece.sort_by(f64::total_cmp);
         self.report.origin_copies = self.report.origin_bytes as f64 / self.geometry.bytes() as f64;
+        self.report.origin_twice = self.sent_twice as f64 / self.geometry.bytes() as f64;
         self.report.crossed = self.zones.crossed as f64 / self.geometry.bytes() as f64;
         self.report
     }

@@ -206,6 +206,9 @@ impl World {
                 self.report.sent[slot] += u64::from(block.length);
                 if self.hosts[host].origin {
                     self.report.origin_bytes += u64::from(block.length);
+                    if !self.left_origin.insert((block.piece, block.offset)) && self.report.all_out.is_none() {
+                        self.sent_twice += u64::from(block.length);
+                    }
                 }
                 self.feed(host, Input::BlockSent { conn, block });
             }
