@@ -210,6 +210,16 @@ pub enum Message {
         /// No longer connected.
         dropped: Vec<SocketAddr>,
     },
+    /// How long does a frame take there and back? Answered at once with a [`Message::Pong`].
+    Ping {
+        /// Comes back.
+        token: u32,
+    },
+    /// The answer to a [`Message::Ping`].
+    Pong {
+        /// What the ping said.
+        token: u32,
+    },
     /// The sender is about to close the connection.
     Goodbye {
         /// Why.
@@ -249,6 +259,8 @@ mod kind {
     pub(super) const MANIFEST_SEGMENT: u8 = 0x12;
     pub(super) const PEX: u8 = 0x13;
     pub(super) const GOODBYE: u8 = 0x14;
+    pub(super) const PING: u8 = 0x15;
+    pub(super) const PONG: u8 = 0x16;
 }
 /// Bit of the type byte that lets a receiver skip a frame that it doesn't know.
 pub const SKIPPABLE: u8 = 0x80;
@@ -264,7 +276,7 @@ pub fn longest_body(kind: u8) -> Option<usize> {
         kind::BITFIELD => 8 + BITFIELD_BITS as usize / 8,
         kind::HAVE | kind::UNHAVE => HAVE_RANGES * 8,
         kind::REQUEST | kind::CANCEL => 12,
-        kind::ASSIGN | kind::MANIFEST_REQUEST => 4,
+        kind::ASSIGN | kind::MANIFEST_REQUEST | kind::PING | kind::PONG => 4,
         kind::BLOCK => 8 + BLOCK_BYTES as usize,
         kind::REJECT => 13,
         kind::BUSY => 13 + PEX_PEERS * 19,
@@ -302,6 +314,8 @@ impl Message {
             Self::ManifestSegment { .. } => kind::MANIFEST_SEGMENT,
             Self::Pex { .. } => kind::PEX,
             Self::Goodbye { .. } => kind::GOODBYE,
+            Self::Ping { .. } => kind::PING,
+            Self::Pong { .. } => kind::PONG,
         }
     }
 
@@ -360,6 +374,7 @@ impl Message {
                 hashes.iter().for_each(|h| out.put_slice(h));
             }
             Self::ManifestRequest { segment } => out.put_u32_le(*segment),
+            Self::Ping { token } | Self::Pong { token } => out.put_u32_le(*token),
             Self::ManifestSegment { total, segment, proof, data } => {
                 out.put_u32_le(*total);
                 out.put_u32_le(*segment);
@@ -474,6 +489,8 @@ impl Message {
                 Self::Cvs { first, count, hashes }
             }
             kind::MANIFEST_REQUEST => Self::ManifestRequest { segment: b.try_get_u32_le().ok()? },
+            kind::PING => Self::Ping { token: b.try_get_u32_le().ok()? },
+            kind::PONG => Self::Pong { token: b.try_get_u32_le().ok()? },
             kind::MANIFEST_SEGMENT => {
                 let total = b.try_get_u32_le().ok()?;
                 let segment = b.try_get_u32_le().ok()?;

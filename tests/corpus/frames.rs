@@ -56,7 +56,7 @@ fn words(words: &[u32]) -> Vec<u8> {
 }
 
 /// Longest body of each kind, as WIRE.md has it.
-const LONGEST: [(u8, u32); 20] = [
+const LONGEST: [(u8, u32); 22] = [
     (0x01, 255),
     (0x02, 0),
     (0x03, 32_776),
@@ -77,10 +77,12 @@ const LONGEST: [(u8, u32); 20] = [
     (0x12, 33_193),
     (0x13, 1_952),
     (0x14, 257),
+    (0x15, 4),
+    (0x16, 4),
 ];
 
 /// Kinds whose bodies have one length.
-const EXACT: [u8; 9] = [0x02, 0x04, 0x05, 0x08, 0x09, 0x0a, 0x0c, 0x0d, 0x11];
+const EXACT: [u8; 11] = [0x02, 0x04, 0x05, 0x08, 0x09, 0x0a, 0x0c, 0x0d, 0x11, 0x15, 0x16];
 
 struct Table(Vec<Case>);
 
@@ -105,7 +107,7 @@ fn lengths(table: &mut Table) {
             table.add(Fault::Frame, format!("R2 kind {kind:#04x} empty"), frame(kind, &[]));
         }
     }
-    for kind in (0x15..0x80).chain([0]) {
+    for kind in (0x17..0x80).chain([0]) {
         table.add(Fault::Frame, format!("R2 unknown kind {kind:#04x}"), frame(kind, b"x"));
     }
     for kind in [0x80, 0x8b, 0xff] {
@@ -117,6 +119,7 @@ fn lengths(table: &mut Table) {
     table.add(Fault::Frame, "R2 a block without payload", frame(0x0b, &[0; 8]));
     table.add(Fault::Frame, "R2 a block shorter than its head", frame(0x0b, &[0; 7]));
     table.add(Fault::Session, "R2 keep-alives without end", frame(0x02, &[]).repeat(5_000));
+    table.add(Fault::Session, "R2 pings without end", frame(0x15, &[0; 4]).repeat(5_000));
     table.add(Fault::Session, "R2 nothing, to be skipped without end", frame(0x80, &[]).repeat(5_000));
 }
 

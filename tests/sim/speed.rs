@@ -41,6 +41,29 @@ fn a_small_content_does_not_wait_in_long_queues() {
 }
 
 #[test]
+fn requests_that_stand_behind_payload_cost_little() {
+    for (late_ms, bound) in [(100.0, 1.06), (200.0, 1.1), (400.0, 1.2)] {
+        let world = World::new(6).pieces(2048).control_delay_ms(late_ms);
+        let report = world.origin(up(), down()).fetchers(8, up(), down()).run();
+        must_complete(&report);
+        assert!(report.ratio() < bound, "{late_ms} ms: {report}");
+    }
+}
+
+#[test]
+fn a_slow_downlink_does_not_hide_who_passes_on_slowly() {
+    for seed in 0..3 {
+        let mut world = World::new(seed).pieces(2048).control_delay_ms(50.0).origin(up(), down());
+        for rate in [5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 100.0] {
+            world = world.fetchers(1, mbit(rate), down());
+        }
+        let report = world.fetchers(1, up(), mbit(20.0)).run();
+        must_complete(&report);
+        assert!(report.worst_own_ratio() < 1.075 && report.origin_twice < 0.01, "{report}");
+    }
+}
+
+#[test]
 fn pieces_of_many_blocks_spread_too() {
     let world = World::new(3).pieces(64).piece_size(4 << 20).control_delay_ms(50.0);
     let report = world.origin(mbit(400.0), mbit(4000.0)).fetchers(8, mbit(400.0), mbit(4000.0)).run();

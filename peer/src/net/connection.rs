@@ -44,7 +44,7 @@ const PAYLOAD_SLOW: Duration = Duration::from_secs(120);
 const PAYLOAD_YIELDS: (Duration, f64) = (Duration::from_secs(3), 8_192.0);
 /// Whose block takes no longer than this is trusted with the buffers of the quick.
 const QUICK: Duration = Duration::from_secs(1);
-/// Frames that say nothing (keep-alives, unknown ones that may be skipped) in one second; more are a flood.
+/// Frames that bring nothing (keep-alives, pings, unknown ones that may be skipped) in one second; more are a flood.
 const EMPTY_MAX: u32 = 256;
 /// What one peer's frames may cost us in one second, in parts of what a cheap one does; then it is read later.
 const COSTS_MAX: u32 = 400_000;
@@ -268,7 +268,7 @@ impl Pace {
                 u32::try_from(pieces).unwrap_or(u32::MAX).saturating_add(10 + list.len() as u32)
             }
             Message::Busy { peers, .. } => 10 + 10 * peers.len() as u32,
-            Message::KeepAlive => {
+            Message::KeepAlive | Message::Ping { .. } | Message::Pong { .. } => {
                 self.empty += 1;
                 1
             }

@@ -67,7 +67,7 @@ pub async fn serve(
                 sent.map_err(|_| HandshakeError::Timeout)??;
                 asked = Instant::now();
             }
-            Message::KeepAlive | Message::Pex { .. } => {}
+            Message::KeepAlive | Message::Pex { .. } | Message::Ping { .. } => {}
             told @ (Message::HaveAll | Message::HaveNone | Message::Bitfield { .. }) => return Ok(Some(told)),
             Message::Goodbye { .. } => return Ok(None),
             _ => return Err(WireError::Unexpected("what only a peer with a manifest may send").into()),

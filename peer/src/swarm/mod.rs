@@ -18,7 +18,7 @@
 //! `state` routes; each other file is one mechanism. What happens: connections come and go (`connections`), peers say what
 //! they have (`told`), blocks come (`fetching`), whole pieces are right or wrong (`verification`), others ask for blocks
 //! (`serving`), CVs are fetched (`proofs`). What is decided: what a peer may say ([`session`], all of them in `sessions`), which piece next
-//! ([`picker`]), blocks under way ([`pieces`]), how much to ask for ([`requests`]), filling the pipelines (`refill`), whose
+//! ([`picker`]), blocks under way ([`pieces`]), how much to ask for ([`requests`]) at which [`delay`], filling the pipelines (`refill`), whose
 //! turn it is ([`upload`]), spreading by an origin ([`spread`]), sparing it ([`spare`]), chaining values ([`cvs`]), blame
 //! ([`blame`]), who is known ([`addresses`]), trackers ([`announcer`]), peer exchange ([`pex`]), thin links between places
 //! ([`zones`]), what came for nothing and why ([`waste`]).
@@ -67,6 +67,7 @@ pub mod announcer;
 pub mod blame;
 mod connections;
 pub mod cvs;
+pub mod delay;
 mod fetching;
 mod footprint;
 mod invariants;

@@ -99,7 +99,15 @@ impl Swarm {
     fn ask(&mut self, now: Time, conn: ConnId, block: Block) {
         if let Some(session) = self.sessions.get_mut(&conn) {
             session.pipeline.ask(now, block);
+            self.ping(now, conn);
             self.send(now, conn, Message::Request(block));
+        }
+    }
+
+    /// Measures the delay now and then; goes before a request, so that its block doesn't come before the pong.
+    fn ping(&mut self, now: Time, conn: ConnId) {
+        if let Some(token) = self.sessions.get_mut(&conn).and_then(|s| s.pipeline.delay.ping(now)) {
+            self.send(now, conn, Message::Ping { token });
         }
     }
 
@@ -129,6 +137,7 @@ impl Swarm {
         }
         if let Some(session) = self.sessions.get_mut(&conn) {
             session.pipeline.ask_any(now);
+            self.ping(now, conn);
             self.out.push_back(Output::Send { conn, message: Message::RequestAny });
         }
         true

@@ -1,6 +1,6 @@
 //! How much to ask of one peer at a time, and until when to wait for it.
 //!
-//! The window is twice the bandwidth-delay product as observed, and where that comes near the least, one of those more, so
+//! The window is the bandwidth-delay product as observed and some more (see [`delay`](super::delay)), and where that comes near the least, one of those more, so
 //! that one is on its way while the next is asked for; at most [`WINDOW_MAX`], at least a block or, where it is smaller, a
 //! piece. Each arrival refills it at once. On a shared uplink little should be asked for: what waits in a queue there can't
 //! be had elsewhere. In the simulator's star of 16 hosts (40 Mbit/s, control frames 50 ms late) four pieces of 64 KiB
@@ -10,6 +10,7 @@
 //! four times its usual gap between arrivals (never less than [`PATIENCE_MIN`]) is **snubbed**: others get its work.
 
 use super::Time;
+use super::delay::Delay;
 use super::rate::Meter;
 use shoal_protocol::limits::BLOCK_BYTES;
 use shoal_protocol::message::Block;
@@ -22,6 +23,8 @@ pub const WINDOW_MAX: u64 = 64 << 20;
 pub const WINDOW_MIN: u64 = BLOCK_BYTES as u64;
 /// What a peer's disk, scheduler and queue may add to the round trip without the pipe running dry.
 const SLACK: Duration = Duration::from_millis(50);
+/// A peer that is slow to answer pings can't make us ask it for more than fits this delay.
+const DELAY_MAX: Duration = Duration::from_secs(2);
 /// Shortest silence that is held against a peer that owes blocks.
 pub const PATIENCE_MIN: Duration = Duration::from_millis(1_000);
 /// Longest silence that is tolerated.
@@ -63,7 +66,8 @@ pub struct Pipeline {
     pub snubbed: bool,
     /// What arrives.
     pub meter: Meter,
-    rtt: Duration,
+    /// There and back.
+    pub delay: Delay,
     last_arrival: Option<Time>,
     waiting_since: Time,
     probe_at: Time,
@@ -83,7 +87,7 @@ impl Pipeline {
             late_asks: 0,
             snubbed: false,
             meter: Meter::new(now),
-            rtt: Duration::from_micros(rtt_us),
+            delay: Delay::new(now, Duration::from_micros(rtt_us)),
             last_arrival: None,
             waiting_since: now,
             probe_at: now,
@@ -92,11 +96,12 @@ impl Pipeline {
         }
     }
 
-    /// Twice the bandwidth-delay product.
+    /// Twice the bandwidth-delay product of idle lines, or a quarter more than that of late.
     #[must_use]
     pub fn product(&self, now: Time) -> f64 {
-        let delay = self.rtt + SLACK;
-        self.rate(now) * delay.as_secs_f64() * 2.0
+        let idle = (self.delay.idle() + SLACK).as_secs_f64() * 2.0;
+        let recent = self.delay.recent().min(DELAY_MAX).as_secs_f64() * 1.25;
+        self.rate(now) * idle.max(recent)
     }
 
     /// What arrives, in bytes per second.
@@ -215,7 +220,7 @@ impl Pipeline {
     /// When what is under way will be there, as far as can be told.
     pub fn expected(&mut self, now: Time, extra: u64) -> Duration {
         let rate = self.meter.rate(now).max(1.0);
-        self.rtt + Duration::from_secs_f64(((self.bytes + extra) as f64 / rate).min(3600.0))
+        self.delay.recent() + Duration::from_secs_f64(((self.bytes + extra) as f64 / rate).min(3600.0))
     }
 }
 

@@ -292,6 +292,8 @@ impl Swarm {
         match message {
             Message::Hello(_) => return Err(WireError::Unexpected("a second hello")),
             Message::KeepAlive => {}
+            Message::Ping { token } => self.send(now, conn, Message::Pong { token }),
+            Message::Pong { token } => session.pipeline.delay.pong(now, token),
             Message::HaveAll | Message::HaveNone | Message::Bitfield { .. } => {
                 self.told_bitfield(now, conn, &message)?;
             }

@@ -337,6 +337,8 @@ pub fn frames() -> Vec<(&'static str, Message)> {
         ("manifest-not-had", Message::ManifestSegment { total: 0, segment: 0, proof: vec![], data: Bytes::new() }),
         ("pex", Message::Pex { added: vec![PexPeer { addr: v4, seed: true }], dropped: vec![v6] }),
         ("goodbye", Message::Goodbye { reason: GoodbyeReason::Leaving, text: "done".into() }),
+        ("ping", Message::Ping { token: 7 }),
+        ("pong", Message::Pong { token: 7 }),
     ]
 }
 
@@ -364,7 +366,7 @@ pub fn bad_frames() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     };
     vec![
         ("type 0", frame(0, &[]), "Unknown"),
-        ("first unknown type", frame(0x15, &[]), "Unknown"),
+        ("first unknown type", frame(0x17, &[]), "Unknown"),
         ("last type that can't be skipped", frame(0x7f, &[1, 2, 3]), "Unknown"),
         ("skippable, longer than 64 KiB", head(0x80, 65_537), "TooLong"),
         ("skippable, 4 GiB", head(0xff, u32::MAX), "TooLong"),
