@@ -249,14 +249,15 @@ impl Swarm {
     pub(super) fn origin_is_spared(&mut self, now: Time) -> bool {
         // Not in favour of those who are farther away than an origin is.
         let origins = self.sessions.values().filter(|s| s.hello.spreads && s.told && !s.closing);
-        let near = origins.map(|s| s.nearness).max().unwrap_or(0);
+        let (near, from_origin) =
+            origins.fold((0, 0.0), |(near, sum), s| (s.nearness.max(near), sum + s.pipeline.rate(now)));
         let others = self
             .sessions
             .values()
             .filter(|s| s.is_seed() && !s.hello.spreads && !s.pipeline.snubbed && !s.closing && s.nearness >= near);
         let others = others.count();
         let rate = self.total_down.rate(now);
-        self.spare.update(now, others, rate)
+        self.spare.update(now, others, rate, from_origin)
     }
 
     /// A peer owes blocks for too long: what it was asked for is asked of others. What it sends nevertheless is welcome

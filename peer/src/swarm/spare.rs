@@ -2,7 +2,9 @@
 //!
 //! An origin's uplink is what everybody shares, and often what costs money. With at least two other complete sources a
 //! fetcher leaves it alone and finds out now and then whether that costs speed: it asks the origin, too, for a short
-//! while, and keeps doing so for as long as its own rate is 30 % higher than without.
+//! while, and keeps doing so for as long as its own rate is 30 % higher than without. Who was at it for a while when others
+//! completed begins with what the origin gives it at that moment: the last of 8, at an origin with five times the uplink of
+//! anybody else, waited for three seconds that were a sixth of all.
 
 use super::Time;
 use std::time::Duration;
@@ -56,13 +58,17 @@ impl Spare {
         }
     }
 
-    /// Whether to spare the origin now. `others`: other complete sources that work; `rate`: what arrives in all.
-    pub fn update(&mut self, now: Time, others: usize, rate: f64) -> bool {
+    /// Whether to spare the origin now. `others`: other complete sources that work; `rate`: what arrives in all, and
+    /// `from_origin` of it from origins.
+    pub fn update(&mut self, now: Time, others: usize, rate: f64, from_origin: f64) -> bool {
         if others < 2 {
             self.state = State::Off;
             return self.waits(now, others);
         }
         self.state = match self.state {
+            State::Off if now.since(self.born) >= FIRST && rate > (rate - from_origin) * GAIN => {
+                State::Using { until: now + REST }
+            }
             State::Off => State::Sparing { until: now + FIRST },
             State::Sparing { until } if now >= until => State::Probing { until: now + PROBE, without: rate },
             State::Probing { until, without } if now >= until => {
@@ -90,20 +96,20 @@ mod tests {
     #[test]
     fn a_newcomer_waits_a_moment_for_the_complete_peers_that_a_tracker_counts() {
         let mut spare = Spare::new(at(0), true);
-        assert!(spare.update(at(999), 0, 0.0) && !spare.update(at(1_001), 0, 0.0), "no answer");
+        assert!(spare.update(at(999), 0, 0.0, 0.0) && !spare.update(at(1_001), 0, 0.0, 0.0), "no answer");
         spare.counted(3);
-        assert!(spare.update(at(1_100), 1, 0.0) && !spare.update(at(2_600), 1, 0.0));
+        assert!(spare.update(at(1_100), 1, 0.0, 0.0) && !spare.update(at(2_600), 1, 0.0, 0.0));
         let mut alone = Spare::new(at(0), true);
         alone.counted(2);
-        assert!(!alone.update(at(1), 0, 0.0), "one seed besides the origin is not enough to spare it");
-        assert!(!Spare::new(at(0), false).update(at(1), 0, 0.0), "nobody to wait for");
+        assert!(!alone.update(at(1), 0, 0.0, 0.0), "one seed besides the origin is not enough to spare it");
+        assert!(!Spare::new(at(0), false).update(at(1), 0, 0.0, 0.0), "nobody to wait for");
     }
 
     #[test]
     fn an_origin_that_adds_nothing_is_left_alone_most_of_the_time() {
         let mut spare = Spare::new(at(0), false);
-        assert!(!spare.update(at(0), 1, 1e6));
-        let spared = (0..60_000).step_by(100).filter(|ms| spare.update(at(*ms), 3, 1e6)).count();
+        assert!(!spare.update(at(0), 1, 1e6, 5e5));
+        let spared = (0..60_000).step_by(100).filter(|ms| spare.update(at(*ms), 3, 1e6, 0.0)).count();
         assert!(spared > 500, "{spared} of 600");
     }
 
@@ -113,9 +119,21 @@ mod tests {
         let mut spared = false;
         let mut count = 0;
         for ms in (0..60_000).step_by(100) {
-            spared = spare.update(at(ms), 3, if spared { 1e6 } else { 2e6 });
+            spared = spare.update(at(ms), 3, if spared { 1e6 } else { 2e6 }, 0.0);
             count += usize::from(spared);
         }
         assert!(count < 120, "{count} of 600");
+    }
+
+    #[test]
+    fn what_an_origin_gives_when_others_complete_decides() {
+        for (from_origin, spared) in [(5e5, false), (1e5, true)] {
+            let mut spare = Spare::new(at(0), false);
+            assert!(!spare.update(at(5_000), 1, 1e6, from_origin));
+            assert_eq!(spare.update(at(5_100), 2, 1e6, from_origin), spared, "{from_origin}");
+        }
+        let mut newcomer = Spare::new(at(0), false);
+        assert!(!newcomer.update(at(100), 1, 1e6, 5e5));
+        assert!(newcomer.update(at(200), 2, 1e6, 5e5), "it has just met the others");
     }
 }

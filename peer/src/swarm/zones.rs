@@ -293,7 +293,7 @@ impl Swarm {
         let near = lacking.iter().filter(|p| self.zones.is_held_nearer(0, **p)).count() as f64;
         let rate = self.total_down.rate(now);
         let plenty = near * f64::from(self.geometry.piece_size()) > rate * PLENTY_S;
-        self.zones.open = plenty && !self.zones.supply.update(now, 2, rate);
+        self.zones.open = plenty && !self.zones.supply.update(now, 2, rate, 0.0);
         self.share_out(now);
     }
 
