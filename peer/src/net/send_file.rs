@@ -46,6 +46,21 @@ pub fn send_ahead(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     platform::send_ahead(stream, bytes)
 }
 
+/// Waits until the system holds little that it hasn't sent: as much as the socket was told with `set_lowat`. Until then
+/// a block that was handed over isn't sent. Where that can't be asked, it doesn't wait.
+///
+/// # Errors
+/// When that takes too long, or the connection ends.
+pub async fn drained(stream: &TcpStream, patience: &mut Patience) -> io::Result<()> {
+    loop {
+        match platform::is_drained(stream) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => patience.writable(stream).await?,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// How long a receiver may keep us waiting with one block. Waiting for a rate limit doesn't count: that is us.
 #[derive(Debug, Default)]
 pub struct Patience {
@@ -95,6 +110,18 @@ mod platform {
         })
     }
 
+    /// The runtime knows that a socket is full only when a write failed; this asks the system, which from then on tells
+    /// when that changes.
+    pub(super) fn is_drained(stream: &TcpStream) -> io::Result<()> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        stream.try_io(Interest::WRITABLE, || {
+            let mut sockets = [PollFd::new(stream, PollFlags::OUT)];
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            // A connection that failed counts as drained: the next write says why.
+            if poll(&mut sockets, Some(&now))? > 0 { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        })
+    }
+
     /// Looks at the first and the last byte without waiting; where that can't be asked, memory is assumed.
     pub(super) fn is_cached(extent: &Extent) -> bool {
         let cached = |at: u64| {
@@ -132,6 +159,10 @@ mod platform {
 
     pub(super) fn send_ahead(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
         stream.try_write(bytes)
+    }
+
+    pub(super) fn is_drained(_: &TcpStream) -> io::Result<()> {
+        Ok(())
     }
 
     #[cfg(unix)]
