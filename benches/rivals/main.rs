@@ -166,6 +166,7 @@ fn computed(world: &World, system: &dyn System, round: u32) -> Option<Run> {
         origin_copies: count as f64,
         crossed: world.behind.map(|(far, _)| far as f64),
         wasted: None,
+        repeated: None,
     })
 }
 
@@ -207,6 +208,7 @@ fn transfer(args: &Args, world: &World, system: &dyn System, round: u32) -> Resu
         origin_copies,
         crossed,
         wasted: system.received(&scene).map(|bytes| bytes as f64 / all - 1.0),
+        repeated: system.repeated(&scene).map(|bytes| bytes as f64 / world.size as f64),
     })
 }
 

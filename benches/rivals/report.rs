@@ -29,6 +29,8 @@ pub(crate) struct Run {
     pub(crate) crossed: Option<f64>,
     /// Payload received for nothing, by what was needed.
     pub(crate) wasted: Option<f64>,
+    /// What the origin sent again while some piece wasn't out, in copies.
+    pub(crate) repeated: Option<f64>,
 }
 
 /// Says what the figures hold for.
@@ -67,6 +69,7 @@ pub(crate) fn run(args: &Args, run: &Run) {
                 "v": 1, "type": "run", "world": run.world, "system": run.system, "round": run.round, "of": of,
                 "seconds": seconds, "bound_s": bound, "ratio": seconds / bound, "goal": run.goal, "first_s": run.first,
                 "origin_copies": run.origin_copies, "crossed_copies": run.crossed, "wasted": run.wasted,
+                "repeated_copies": run.repeated,
             });
             println!("{record}");
         }
@@ -96,8 +99,8 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 pub(crate) fn summary(args: &Args, runs: &[Run]) {
     let mut table = String::from(
         "\n| world | system | whose | seconds | bound | ratio (least - most) | goal \
-         | origin sent | crossed | wasted |\n\
-         |---|---|---|---|---|---|---|---|---|---|\n",
+         | origin sent | twice early | crossed | wasted |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     let mut keys: Vec<(&str, &str)> = Vec::new();
     for run in runs {
@@ -114,7 +117,7 @@ pub(crate) fn summary(args: &Args, runs: &[Run]) {
                 value.map_or_else(|| "-".to_owned(), |value| format!("{:.2}{unit}", value * scale))
             };
             let line = format!(
-                "| {world} | {system} | {} | {:.2} | {:.2} | {:.3} ({:.3} - {:.3}) | {:.2} | {} | {} | {} |\n",
+                "| {world} | {system} | {} | {:.2} | {:.2} | {:.3} ({:.3} - {:.3}) | {:.2} | {} | {} | {} | {} |\n",
                 figure.of,
                 median(of(|figure| figure.seconds)).unwrap_or(f64::NAN),
                 median(of(|figure| figure.bound)).unwrap_or(f64::NAN),
@@ -123,6 +126,7 @@ pub(crate) fn summary(args: &Args, runs: &[Run]) {
                 of(ratio).fold(0.0, f64::max),
                 own[0].goal,
                 number(median(own.iter().map(|run| run.origin_copies)), "", 1.0),
+                number(median(own.iter().filter_map(|run| run.repeated)), " %", 100.0),
                 number(median(own.iter().filter_map(|run| run.crossed)), "", 1.0),
                 number(median(own.iter().filter_map(|run| run.wasted)), " %", 100.0),
             );

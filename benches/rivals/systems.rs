@@ -56,6 +56,10 @@ pub(crate) trait System {
     fn received(&self, _: &Scene<'_>) -> Option<u64> {
         None
     }
+    /// Bytes that the origin sent of what it had sent before, while something wasn't out yet, if it tells.
+    fn repeated(&self, _: &Scene<'_>) -> Option<u64> {
+        None
+    }
     /// Whether those who fetch send, too.
     fn shares(&self) -> bool {
         true
@@ -135,6 +139,10 @@ impl System for Shoal {
             rate: number("rate")?,
             rate_up: number("rate_up")?,
         })
+    }
+
+    fn repeated(&self, scene: &Scene<'_>) -> Option<u64> {
+        self.peers(scene).last(0, "progress")?["repeated"].as_u64()
     }
 
     fn received(&self, scene: &Scene<'_>) -> Option<u64> {

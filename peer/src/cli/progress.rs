@@ -41,6 +41,7 @@ struct Record {
     from_seeds: u64,
     bad_pieces: u64,
     sent: u64,
+    repeated: u64,
     rate_up: u64,
     finished_peers: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -119,6 +120,7 @@ impl Progress {
                 from_seeds: stats.from_seeds,
                 bad_pieces: stats.bad_pieces,
                 sent: stats.uploaded,
+                repeated: stats.repeated,
                 rate_up: stats.rate_up,
                 finished_peers: stats.finished_peers,
                 slowest: stats.slowest,

@@ -365,6 +365,7 @@ fn total(all: &[Stats]) -> Stats {
         out.downloaded += stats.downloaded;
         out.from_seeds += stats.from_seeds;
         out.uploaded += stats.uploaded;
+        out.repeated += stats.repeated;
         out.bad_pieces += stats.bad_pieces;
         out.rate_down += stats.rate_down;
         out.rate_up += stats.rate_up;

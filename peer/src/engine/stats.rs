@@ -17,6 +17,8 @@ pub struct Stats {
     pub from_seeds: u64,
     /// Payload sent, bytes.
     pub uploaded: u64,
+    /// Part of `uploaded` that an origin had sent before, while some piece wasn't out yet.
+    pub repeated: u64,
     /// Payload received that was of no use (duplicates, failed pieces).
     pub wasted: u64,
     /// Pieces that failed verification.

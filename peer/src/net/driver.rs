@@ -506,6 +506,7 @@ impl Driver {
             downloaded: counters.downloaded,
             from_seeds: counters.from_seeds,
             uploaded: counters.uploaded,
+            repeated: counters.repeated,
             wasted: counters.waste.total(),
             bad_pieces: counters.bad_pieces,
             rate_down,

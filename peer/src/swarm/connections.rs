@@ -168,8 +168,9 @@ impl Swarm {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         session.pipeline.asks = 0;
         session.pipeline.late_asks = 0;
-        for block in session.pipeline.take_all() {
-            self.give_back(conn, block);
+        for asked in session.pipeline.take_all() {
+            self.recall_is_over(&asked);
+            self.give_back(conn, asked.block);
         }
         self.release_piece(conn);
     }

@@ -72,11 +72,11 @@ impl Swarm {
     /// A block that we asked for is no longer expected from this peer.
     pub(super) fn withdraw(&mut self, now: Time, conn: ConnId, block: Block, why: Cause, tell: bool) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
-        if session.pipeline.take(block).is_none() {
-            return;
-        }
+        let Some(asked) = session.pipeline.take(block) else { return };
+        session.pipeline.in_vain(now);
         session.expect_cancelled(block, why);
-        if tell {
+        self.recall_is_over(&asked);
+        if tell && asked.recalled.is_none() {
             self.send(now, conn, Message::Cancel(block));
         }
         self.give_back(conn, block);
@@ -116,13 +116,24 @@ impl Swarm {
             if reason == RejectReason::NoUpload {
                 session.hello.no_upload = true;
             }
-            if session.pipeline.take(block).is_some() {
+            // It may have been asked for again meanwhile: answers come in the order of what they answer.
+            if reason == RejectReason::Cancelled && session.take_cancelled(block).is_some() {
+                return Ok(());
+            }
+            if let Some(asked) = session.pipeline.take(block) {
+                session.pipeline.in_vain(now);
                 if reason == RejectReason::QueueFull {
                     session.busy_until = now + BUSY_FOR;
                     session.hold_until = now + HOLD;
+                } else if let Some((thief, _)) = asked.recalled
+                    && reason == RejectReason::Cancelled
+                {
+                    self.hand_over(now, conn, &asked, thief);
+                    return Ok(());
                 } else {
                     session.refused.insert(block.piece, now + REFUSED_FOR);
                 }
+                self.recall_is_over(&asked);
                 self.give_back(conn, block);
             } else {
                 return session.unexpected(block).map(|_| ());
@@ -186,8 +197,12 @@ impl Swarm {
         if session.is_seed() {
             self.counters.from_seeds += u64::from(block.length);
         }
+        self.recall_is_over(&asked);
         self.store(now, conn, block);
         self.refill(now, conn);
+        if let Some((thief, _)) = asked.recalled {
+            self.refill(now, thief);
+        }
     }
 
     fn discard(&mut self, block: Block, why: Cause) {

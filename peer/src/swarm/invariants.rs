@@ -1,6 +1,7 @@
 //! What must hold between any two inputs. For tests: it costs a walk over everything.
 
 use super::pieces::{BlockState, Stage};
+use super::requests::Asked;
 use super::state::Swarm;
 
 macro_rules! must {
@@ -55,6 +56,10 @@ impl Swarm {
         for (conn, session) in self.sessions.iter() {
             let bytes: u64 = session.pipeline.asked.iter().map(|a| u64::from(a.block.length)).sum();
             must!(bytes == session.pipeline.bytes, "connection {conn}: {bytes} bytes asked, not what is counted");
+            let to_us = |a: &&Asked| a.recalled.is_some_and(|(thief, _)| thief == *conn);
+            let all = self.sessions.values().flat_map(|s| &s.pipeline.asked);
+            let promised: u64 = all.filter(to_us).map(|a| u64::from(a.block.length)).sum();
+            must!(promised == session.pipeline.promised, "connection {conn}: {promised} bytes taken back for it");
             must!(!session.closing || session.pipeline.asked.is_empty(), "connection {conn} closes and owes blocks");
             for asked in &session.pipeline.asked {
                 let progress = self.pieces.map.get(&asked.block.piece);

@@ -18,8 +18,8 @@
 //! `state` routes; each other file is one mechanism. What happens: connections come and go (`connections`), peers say what
 //! they have (`told`), blocks come (`fetching`), whole pieces are right or wrong (`verification`), others ask for blocks
 //! (`serving`), CVs are fetched (`proofs`). What is decided: what a peer may say ([`session`], all of them in `sessions`), which piece next
-//! ([`picker`]), blocks under way ([`pieces`]), how much to ask for ([`requests`]) at which [`delay`], filling the pipelines (`refill`), whose
-//! turn it is ([`upload`]), spreading by an origin ([`spread`]), sparing it ([`spare`]), chaining values ([`cvs`]), blame
+//! ([`picker`]), blocks under way ([`pieces`]), how much to ask for ([`requests`]) at which [`delay`], filling the pipelines (`refill`), handing
+//! over what waits in a long queue (`steal`), whose turn it is ([`upload`]), spreading by an origin ([`spread`]), sparing it ([`spare`]), chaining values ([`cvs`]), blame
 //! ([`blame`]), who is known ([`addresses`]), trackers ([`announcer`]), peer exchange ([`pex`]), thin links between places
 //! ([`zones`]), what came for nothing and why ([`waste`]).
 //!
@@ -85,6 +85,7 @@ mod sessions;
 pub mod spare;
 pub mod spread;
 mod state;
+mod steal;
 pub mod time;
 mod told;
 pub mod upload;

@@ -1,41 +1,27 @@
 //! Filling the pipelines: which blocks to ask of a peer that has room.
 //!
 //! In this order: the rest of the piece it is on; for an origin that gives out pieces of its own choice, a request for any;
-//! a piece that lost its owner; the rarest piece not started; and when everything is started, blocks that somebody slow
-//! owes us or has yet to be asked for (**endgame**): the request is taken back and made to another peer, only where that will
-//! have the block in a third of the time. Both send it only if it was on its way already.
+//! a piece that lost its owner; the rarest piece not started; and for who would be idle otherwise, blocks that somebody slow
+//! owes us or has yet to be asked for ([`steal`](super::steal)).
 
 use super::pieces::{BlockState, Stage};
 use super::prng::Prng;
 use super::requests::WINDOW_MIN;
-use super::session::Session;
 use super::state::Swarm;
-use super::waste::Cause;
 use super::{ConnId, Output, Time};
 use shoal_protocol::message::Block;
 use shoal_protocol::{Message, PeerId};
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Pieces that a newcomer picks at random, so that it soon has something to give.
 const RANDOM_FIRST: u32 = 4;
-/// The thief must be this much faster than the owner: with 2 a star of eight with 1 MiB pieces had 1.0 % of duplicates,
-/// with 3 less than 0.2 %, in about the same time.
-const STEAL_FACTOR: u32 = 3;
-/// And by this much sooner: what is due shortly is on its way.
-const STEAL_MIN: Duration = Duration::from_millis(100);
-/// And by this much while pieces can still be started: then a block that waits in a queue holds up nobody, and to ask for
-/// it twice costs uplinks that others need. While a late block was asked of both, 300 hosts with 300 pieces of one block at
-/// 25 Mbit/s had 10.0 % of duplicates with 100 ms, 9.0 % with 1 s, 6.6 % with 5 s; now that it is taken back from the first
-/// they have 2.4 % with 1 s. With 5 s a fetcher with a twentieth of the others' links holds one of them up.
-const STEAL_MIN_EARLY: Duration = Duration::from_secs(1);
-/// A peer that never sent anything may take so long for its first block before that counts as late. A newcomer among 25 who
-/// have 8 MiB was done in 0.4 s, and 13 % of what it got came twice, as who had sent something stole from who had not yet.
-const FIRST_ANSWER: Duration = Duration::from_secs(1);
+/// At least so much is asked of a peer, but never more than a piece: with a single block its uplink would turn to somebody
+/// else after each, and the first piece, which doubles what a swarm can send, came a quarter later.
+const AHEAD: u64 = 2 * WINDOW_MIN;
 /// A peer that could be asked for nothing is left alone until it tells of a piece that can be started, one is given back,
 /// or this time is over, as what others owe us may have become late. Most connections of a big swarm are in this state
 /// most of the time, and each word that comes over them would cost a look at all that is under way.
-const REST: Duration = Duration::from_millis(200);
+const REST: Duration = Duration::from_millis(100);
 /// The same when nothing is left to start.
 const REST_END: Duration = Duration::from_millis(20);
 
@@ -58,12 +44,12 @@ impl Swarm {
                 return;
             }
             let far = mixed && session.nearness == 0;
-            // What waits in a queue can't be had elsewhere: a piece at a time, unless it is the peer that will choose it.
-            let least = if session.assigns && !far { WINDOW_MIN } else { piece_size.min(WINDOW_MIN) };
+            // What waits in a queue can't be had elsewhere: one piece at a time, unless it is the peer that will choose it.
+            let least = if session.assigns && !far { WINDOW_MIN } else { piece_size.min(AHEAD) };
             let window = session.pipeline.window(now, least);
             let pipeline = &session.pipeline;
             let depth = usize::from(session.hello.queue_depth);
-            let expected = pipeline.bytes + u64::from(pipeline.asks) * piece_size;
+            let expected = pipeline.bytes + pipeline.promised + u64::from(pipeline.asks) * piece_size;
             if expected >= window || pipeline.asked.len() + pipeline.asks as usize >= depth {
                 return;
             }
@@ -96,7 +82,7 @@ impl Swarm {
         }
     }
 
-    fn ask(&mut self, now: Time, conn: ConnId, block: Block) {
+    pub(super) fn ask(&mut self, now: Time, conn: ConnId, block: Block) {
         if let Some(session) = self.sessions.get_mut(&conn) {
             session.pipeline.ask(now, block);
             self.ping(now, conn);
@@ -159,7 +145,7 @@ impl Swarm {
     }
 
     /// Whether the peer may be given another piece.
-    fn may_start(&mut self, now: Time, conn: ConnId) -> bool {
+    pub(super) fn may_start(&mut self, now: Time, conn: ConnId) -> bool {
         let Some(session) = self.sessions.get(&conn) else { return false };
         if session.busy_until > now && self.has_other_givers(now, conn) {
             return false;
@@ -232,112 +218,5 @@ impl Swarm {
         self.pieces.own(piece, length, conn).solo |= self.blame.open.contains_key(&piece);
         self.on_piece.insert(conn, piece);
         self.next_block(conn, piece)
-    }
-
-    /// Asks for one block that another peer owes us and will deliver much later than this one could.
-    fn steal(&mut self, now: Time, conn: ConnId) -> bool {
-        let piece_bytes = u64::from(shoal_protocol::limits::BLOCK_BYTES);
-        let Some(thief) = self.sessions.get_mut(&conn) else { return false };
-        let mine = thief.pipeline.expected(now, piece_bytes);
-        let thief = &self.sessions[&conn];
-        let sooner = if self.picker.startable() > 0 { STEAL_MIN_EARLY } else { STEAL_MIN };
-        let mut best: Option<(Duration, u32, u32)> = None;
-        // Rates are looked up once for each owner: many blocks of few peers are compared.
-        let mut rates: BTreeMap<ConnId, Option<f64>> = BTreeMap::new();
-        let sessions = &self.sessions;
-        let mut rate_of =
-            |owner: ConnId| *rates.entry(owner).or_insert_with(|| sessions.get(&owner).and_then(|s| rate_now(s, now)));
-        for (piece, progress) in &self.pieces.map {
-            if progress.stage != Stage::Fetching
-                || progress.solo
-                || !thief.can_give(now, *piece)
-                || !self.zones.allow(thief.nearness, *piece, false)
-            {
-                continue;
-            }
-            // Blocks that its owner has yet to ask for come after all that it owes.
-            let mut later = 0;
-            for (index, state) in progress.blocks.iter().enumerate() {
-                let length = progress.block(*piece, index as u32).length;
-                let theirs = match (*state, progress.owner) {
-                    (BlockState::Asked(owner), _) if owner != conn => sessions
-                        .get(&owner)
-                        .map_or(Duration::MAX, |s| expected_of(s, now, rate_of(owner), *piece, index)),
-                    (BlockState::Missing, Some(owner)) if owner != conn => {
-                        later += u64::from(length);
-                        sessions.get(&owner).map_or(Duration::MAX, |s| expected_after(s, rate_of(owner), later))
-                    }
-                    _ => continue,
-                };
-                if theirs > mine * STEAL_FACTOR + sooner && best.is_none_or(|(t, ..)| theirs > t) {
-                    best = Some((theirs, *piece, index as u32));
-                }
-            }
-        }
-        let Some((_, piece, index)) = best else { return false };
-        let Some(progress) = self.pieces.map.get_mut(&piece) else { return false };
-        let block = progress.block(piece, index);
-        let before = std::mem::replace(&mut progress.blocks[index as usize], BlockState::Asked(conn));
-        if progress.first_missing().is_none()
-            && let Some(owner) = progress.owner
-            && self.on_piece.get(&owner) == Some(&piece)
-        {
-            self.on_piece.remove(&owner);
-        }
-        if let BlockState::Asked(owner) = before {
-            self.withdraw(now, owner, block, Cause::Beaten, true);
-        }
-        self.ask(now, conn, block);
-        true
-    }
-
-    /// Whether it is time to see if this peer may help with what others are on: everything is started, or this peer has
-    /// nothing to start and owes nothing.
-    fn may_steal(&mut self, now: Time, conn: ConnId) -> bool {
-        let Some(session) = self.sessions.get(&conn) else { return false };
-        // Scanning is bounded: this is asked only when the normal choice found nothing.
-        let only_slow_left = session.pipeline.asked.is_empty() && self.pieces.map.len() < 256;
-        session.useful > 0
-            && (self.picker.startable() == 0 || only_slow_left)
-            && !session.pipeline.snubbed
-            && !session.probation
-            && self.may_start(now, conn)
-    }
-}
-
-/// When a peer will have delivered a block that it owes us: by its rate and what stands before it in the queue.
-fn expected_of(session: &Session, now: Time, rate: Option<f64>, piece: u32, index: usize) -> Duration {
-    let mut ahead = 0_u64;
-    for asked in &session.pipeline.asked {
-        ahead += u64::from(asked.block.length);
-        if asked.block.piece == piece
-            && asked.block.offset as usize / shoal_protocol::limits::BLOCK_BYTES as usize == index
-        {
-            let unknown = rate.is_some_and(|rate| rate < 1.0);
-            if unknown && now.since(asked.at) < FIRST_ANSWER {
-                return Duration::ZERO;
-            }
-            break;
-        }
-    }
-    time_for(rate, ahead)
-}
-
-/// When a peer will have delivered so many bytes beyond all that it owes us.
-fn expected_after(session: &Session, rate: Option<f64>, bytes: u64) -> Duration {
-    time_for(rate, session.pipeline.bytes + bytes)
-}
-
-/// The rate at which a peer delivers; `None` if it is snubbed.
-fn rate_now(session: &Session, now: Time) -> Option<f64> {
-    (!session.pipeline.snubbed).then(|| session.pipeline.meter.clone().rate(now))
-}
-
-fn time_for(rate: Option<f64>, bytes: u64) -> Duration {
-    match rate {
-        None => Duration::MAX,
-        // Never heard of: give it a fair chance before its work is doubled.
-        Some(rate) if rate < 1.0 => Duration::from_secs(2),
-        Some(rate) => Duration::from_secs_f64((bytes as f64 / rate).min(3600.0)),
     }
 }

@@ -9,9 +9,9 @@
 //! [`WINDOW_MIN`] asked of it, as nothing is bound by that. A peer that owes blocks and sends nothing for
 //! four times its usual gap between arrivals (never less than [`PATIENCE_MIN`]) is **snubbed**: others get its work.
 
-use super::Time;
 use super::delay::Delay;
 use super::rate::Meter;
+use super::{ConnId, Time};
 use shoal_protocol::limits::BLOCK_BYTES;
 use shoal_protocol::message::Block;
 use std::collections::VecDeque;
@@ -25,8 +25,9 @@ pub const WINDOW_MIN: u64 = BLOCK_BYTES as u64;
 const SLACK: Duration = Duration::from_millis(50);
 /// A peer that is slow to answer pings can't make us ask it for more than fits this delay.
 const DELAY_MAX: Duration = Duration::from_secs(2);
-/// Shortest silence that is held against a peer that owes blocks.
-pub const PATIENCE_MIN: Duration = Duration::from_millis(1_000);
+/// Shortest silence that is held against a peer that owes blocks. Who serves others first, as they have less, comes to us
+/// after [`STARVED`](super::upload::STARVED) at the latest: with a second 0.2 to 0.4 % of all blocks came from both.
+pub const PATIENCE_MIN: Duration = Duration::from_secs(4);
 /// Longest silence that is tolerated.
 pub const PATIENCE_MAX: Duration = Duration::from_secs(10);
 /// A snubbed peer that says nothing is tried again after this.
@@ -40,6 +41,10 @@ const PATIENCE_FIRST: Duration = Duration::from_secs(4);
 /// a long relay backlog is rightly left waiting: 64 fetchers with pieces of 4 MiB at 100 Mbit/s wait for 21 s.
 const PATIENCE_ANY: Duration = Duration::from_secs(30);
 
+/// How long a peer may take to say that it won't send a block that was taken back. The answer comes after what is under
+/// way on its line.
+const RECALL_PATIENCE: Duration = Duration::from_secs(1);
+
 /// A block that was asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked {
@@ -47,6 +52,8 @@ pub struct Asked {
     pub block: Block,
     /// When.
     pub at: Time,
+    /// It was taken back so that another peer can be asked, and since when the answer is waited for.
+    pub recalled: Option<(ConnId, Time)>,
 }
 
 /// The requests under way on one connection.
@@ -56,6 +63,8 @@ pub struct Pipeline {
     pub asked: VecDeque<Asked>,
     /// Bytes in `asked`.
     pub bytes: u64,
+    /// Bytes that are being taken back from others to be asked of this peer.
+    pub promised: u64,
     /// Requests for any piece that were not answered.
     pub asks: u32,
     /// Since when the oldest of them waits, or since when the last was answered.
@@ -70,6 +79,8 @@ pub struct Pipeline {
     pub delay: Delay,
     last_arrival: Option<Time>,
     waiting_since: Time,
+    /// How long it has owed us blocks that were taken back in the end, since anything came from it.
+    waited: Duration,
     probe_at: Time,
     snubbed_at: Time,
     gap: Option<(f64, f64)>,
@@ -82,6 +93,7 @@ impl Pipeline {
         Self {
             asked: VecDeque::new(),
             bytes: 0,
+            promised: 0,
             asks: 0,
             asks_since: now,
             late_asks: 0,
@@ -90,6 +102,7 @@ impl Pipeline {
             delay: Delay::new(now, Duration::from_micros(rtt_us)),
             last_arrival: None,
             waiting_since: now,
+            waited: Duration::ZERO,
             probe_at: now,
             snubbed_at: now,
             gap: None,
@@ -150,9 +163,9 @@ impl Pipeline {
     /// A block was asked for.
     pub fn ask(&mut self, now: Time, block: Block) {
         if self.asked.is_empty() {
-            self.waiting_since = now;
+            self.waiting_since = now.before(self.waited);
         }
-        self.asked.push_back(Asked { block, at: now });
+        self.asked.push_back(Asked { block, at: now, recalled: None });
         self.bytes += u64::from(block.length);
     }
 
@@ -164,15 +177,38 @@ impl Pipeline {
         Some(asked)
     }
 
+    /// What was just taken out didn't come: the time for which it was waited for counts on. Otherwise a peer that sends
+    /// nothing would be asked for a block, lose it to others, and be asked for the next one, for ever.
+    pub fn in_vain(&mut self, now: Time) {
+        if self.asked.is_empty() {
+            self.waited = now.since(self.waiting_since).min(PATIENCE_MAX);
+        }
+    }
+
+    /// Notes that a block is taken back for another peer; returns whether it was asked for and not taken back before.
+    pub fn recall(&mut self, now: Time, block: Block, thief: ConnId) -> bool {
+        let asked = self.asked.iter_mut().find(|a| a.block == block && a.recalled.is_none());
+        asked.map(|a| a.recalled = Some((thief, now))).is_some()
+    }
+
+    /// Whether the peer has said nothing for too long on a block that was taken back.
+    #[must_use]
+    pub fn is_deaf(&self, now: Time) -> bool {
+        let patience = RECALL_PATIENCE.max(self.delay.recent() * 2);
+        let since = |a: &Asked| a.recalled.map(|(_, at)| at.max(self.waiting_since));
+        self.asked.iter().filter_map(since).any(|since| now.since(since) > patience)
+    }
+
     /// Takes everything out.
-    pub fn take_all(&mut self) -> Vec<Block> {
+    pub fn take_all(&mut self) -> Vec<Asked> {
         self.bytes = 0;
-        self.asked.drain(..).map(|a| a.block).collect()
+        self.asked.drain(..).collect()
     }
 
     /// The peer owed us blocks for too long. What it owed must have been taken out.
     pub fn snub(&mut self, now: Time) {
         self.snubbed = true;
+        self.waited = Duration::ZERO;
         self.probe_at = now + PROBE_AFTER;
         self.snubbed_at = now;
     }
@@ -185,6 +221,7 @@ impl Pipeline {
     /// Payload is arriving: the peer is alive.
     pub fn progress(&mut self, now: Time) {
         self.waiting_since = now;
+        self.waited = Duration::ZERO;
     }
 
     /// A block arrived that had been asked for.
@@ -196,7 +233,7 @@ impl Pipeline {
         let error = gap - mean;
         self.gap = Some((mean + error / 8.0, deviation + (error.abs() - deviation) / 4.0));
         self.last_arrival = Some(now);
-        self.waiting_since = now;
+        self.progress(now);
         self.snubbed = false;
     }
 
@@ -266,20 +303,51 @@ mod tests {
         p.take(block(0));
         p.arrived(at(50), block(0), at(0));
         p.ask(at(60), block(1));
-        assert!(!p.is_overdue(at(1_050)) && p.is_overdue(at(1_100)));
-        p.progress(at(1_090));
-        assert!(!p.is_overdue(at(1_100)));
+        assert!(!p.is_overdue(at(4_050)) && p.is_overdue(at(4_100)));
+        p.progress(at(4_090));
+        assert!(!p.is_overdue(at(4_100)));
+    }
+
+    #[test]
+    fn a_block_is_taken_back_once_and_waited_for_only_so_long() {
+        let mut p = Pipeline::new(at(0), 10_000);
+        p.ask(at(0), block(0));
+        assert!(!p.recall(at(0), block(1), 7), "it was not asked for");
+        assert!(p.recall(at(100), block(0), 7) && !p.recall(at(100), block(0), 8));
+        assert!(!p.is_deaf(at(1_050)) && p.is_deaf(at(1_200)));
+        p.progress(at(1_100));
+        assert!(!p.is_deaf(at(2_050)), "what is on its way comes first");
+        assert_eq!(p.take(block(0)).unwrap().recalled, Some((7, at(100))));
+        assert!(!p.is_deaf(at(9_000)));
+    }
+
+    #[test]
+    fn who_loses_all_that_it_is_asked_for_is_overdue_in_the_end() {
+        let mut p = Pipeline::new(at(0), 10_000);
+        for n in 0..8 {
+            let now = u64::from(n) * 1_000;
+            p.ask(at(now), block(n));
+            assert!(!p.is_overdue(at(now + 500)));
+            p.take(block(n)).unwrap();
+            p.in_vain(at(now + 500));
+        }
+        p.ask(at(20_000), block(9));
+        assert!(!p.is_overdue(at(20_000)) && p.is_overdue(at(20_100)));
+        p.take(block(9)).unwrap();
+        p.arrived(at(20_100), block(9), at(20_000));
+        p.ask(at(20_100), block(10));
+        assert!(!p.is_overdue(at(21_000)));
     }
 
     #[test]
     fn slow_peers_get_patience_in_proportion() {
         let mut p = Pipeline::new(at(0), 1_000);
         for n in 0..20 {
-            p.ask(at(u64::from(n) * 600), block(n));
+            p.ask(at(u64::from(n) * 1_500), block(n));
             p.take(block(n));
-            p.arrived(at(u64::from(n + 1) * 600), block(n), at(u64::from(n) * 600));
+            p.arrived(at(u64::from(n + 1) * 1_500), block(n), at(u64::from(n) * 1_500));
         }
         let patience = p.patience();
-        assert!((Duration::from_millis(2_300)..Duration::from_millis(3_800)).contains(&patience), "{patience:?}");
+        assert!((Duration::from_millis(5_750)..Duration::from_millis(9_500)).contains(&patience), "{patience:?}");
     }
 }

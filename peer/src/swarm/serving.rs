@@ -84,7 +84,7 @@ impl Swarm {
     /// Opens turns of one kind while there is room.
     fn open_turns(&mut self, now: Time, far: bool) {
         let rate = self.total_up.rate(now);
-        while self.turns.open(now, rate, far) < upload::turns(far) {
+        while self.turns.has_room(now, rate, far) {
             let next = self.turns.continuing_asker(far);
             let next = next
                 .or_else(|| self.turns.starved_asker(now, far))
@@ -191,7 +191,8 @@ impl Swarm {
         self.counters.blocks_sent += 1;
         self.total_up.add(now, block.length.into());
         if let Some(spread) = &mut self.spread {
-            spread.sent(block.piece);
+            let again = spread.sent(block, self.geometry.piece_length(block.piece));
+            self.counters.repeated += u64::from(again);
         }
         if let Some(session) = self.sessions.get_mut(&conn) {
             session.up.add(now, block.length.into());

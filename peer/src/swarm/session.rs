@@ -206,18 +206,24 @@ impl Session {
         self.cancelled.push_back((block, why));
     }
 
+    /// A cancelled block has its answer: why it was cancelled.
+    pub fn take_cancelled(&mut self, block: Block) -> Option<Cause> {
+        // A cancel with length 0 stands for every block of its piece.
+        let known = |(c, _): &(Block, Cause)| *c == block || (c.length == 0 && c.piece == block.piece);
+        let at = self.cancelled.iter().position(known)?;
+        let (cancelled, why) = self.cancelled[at];
+        if cancelled.length > 0 {
+            self.cancelled.remove(at);
+        }
+        Some(why)
+    }
+
     /// A block arrived that is not in the pipeline: why it was cancelled, if it had been asked for once.
     ///
     /// # Errors
     /// When too many came that nobody asked for.
     pub fn unexpected(&mut self, block: Block) -> Result<Option<Cause>, WireError> {
-        // A cancel with length 0 stands for every block of its piece.
-        let known = |(c, _): &(Block, Cause)| *c == block || (c.length == 0 && c.piece == block.piece);
-        if let Some(at) = self.cancelled.iter().position(known) {
-            let (cancelled, why) = self.cancelled[at];
-            if cancelled.length > 0 {
-                self.cancelled.remove(at);
-            }
+        if let Some(why) = self.take_cancelled(block) {
             return Ok(Some(why));
         }
         self.unasked += 1;

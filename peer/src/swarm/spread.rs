@@ -8,6 +8,7 @@
 
 use super::ConnId;
 use shoal_protocol::Bitfield;
+use shoal_protocol::message::Block;
 use std::collections::BTreeMap;
 
 /// A piece that so many others have spreads without its first receiver. While a copy for each and every peer was waited
@@ -25,6 +26,9 @@ pub struct Spread {
     relays: Vec<u32>,
     /// Pieces that were given out, or that others brought.
     out: Bitfield,
+    /// How many bytes of each piece we sent, and which pieces left us whole or that somebody else has.
+    sent: Vec<u32>,
+    left: Bitfield,
     /// Where the search for the next piece goes on.
     next: u32,
     /// The relay backlog of each peer.
@@ -40,6 +44,8 @@ impl Spread {
             given: vec![None; pieces as usize],
             relays: vec![0; pieces as usize],
             out: Bitfield::none(pieces),
+            sent: vec![0; pieces as usize],
+            left: Bitfield::none(pieces),
             next: start % pieces.max(1),
             backlog: BTreeMap::new(),
             leechers: 0,
@@ -127,6 +133,7 @@ impl Spread {
     /// A peer has a piece now, wherever it got it.
     pub fn has(&mut self, conn: ConnId, piece: u32) {
         self.out.set(piece, true);
+        self.left.set(piece, true);
         if let Some(owner) = self.given[piece as usize]
             && owner != conn
             && self.backlog.contains_key(&conn)
@@ -138,9 +145,24 @@ impl Spread {
         }
     }
 
-    /// A piece went to somebody who asked for it by name.
-    pub fn sent(&mut self, piece: u32) {
+    /// A piece can't be given out any more.
+    pub fn withdraw(&mut self, piece: u32) {
         self.out.set(piece, true);
+        self.left.set(piece, true);
+    }
+
+    /// Part of a piece left us. Returns how many of its bytes had left before, while some piece wasn't out.
+    pub fn sent(&mut self, block: Block, piece_length: u32) -> u32 {
+        let Block { piece, length, .. } = block;
+        self.out.set(piece, true);
+        let early = !self.left.is_complete();
+        let sent = &mut self.sent[piece as usize];
+        let again = length.saturating_sub(piece_length - *sent);
+        *sent += length - again;
+        if *sent == piece_length {
+            self.left.set(piece, true);
+        }
+        if early { again } else { 0 }
     }
 
     /// The relay backlog of a peer.
@@ -247,6 +269,16 @@ mod tests {
         assert_eq!(spread.backlog(1), 1);
         spread.left(3, &Bitfield::all(2), |_| true);
         assert_eq!(spread.backlog(1), 2);
+    }
+
+    #[test]
+    fn what_leaves_twice_while_something_is_not_out_is_counted() {
+        let block = |piece, offset| Block { piece, offset, length: 10 };
+        let mut spread = Spread::new(2, 0);
+        assert_eq!((spread.sent(block(0, 0), 20), spread.sent(block(0, 10), 20)), (0, 0));
+        assert_eq!(spread.sent(block(0, 0), 20), 10);
+        assert_eq!((spread.sent(block(1, 0), 15), spread.sent(block(1, 10), 15)), (0, 5));
+        assert_eq!(spread.sent(block(0, 0), 20), 0, "everything is out");
     }
 
     #[test]

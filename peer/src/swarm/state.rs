@@ -21,7 +21,7 @@ use super::zones::Zones;
 use super::{Config, ConnId, Input, Output, Time};
 use core::net::SocketAddr;
 use shoal_protocol::address::{Trust, reach};
-use shoal_protocol::message::GoodbyeReason;
+use shoal_protocol::message::{GoodbyeReason, RejectReason};
 use shoal_protocol::{Bitfield, Geometry, Message, PeerId, WireError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -51,6 +51,8 @@ pub struct Counters {
     pub from_seeds: u64,
     /// Payload bytes sent.
     pub uploaded: u64,
+    /// Part of `uploaded` that an origin had sent before, while some piece wasn't out yet.
+    pub repeated: u64,
     /// Payload bytes received for nothing.
     pub waste: Waste,
     /// Pieces that failed verification.
@@ -310,9 +312,13 @@ impl Swarm {
             Message::Assign { piece } => self.assigned(now, conn, piece)?,
             Message::Block(_) => return Err(WireError::Unexpected("a block outside the data path")),
             Message::Cancel(block) => {
-                let all = block.length == 0;
+                let (all, before) = (block.length == 0, session.queue.len());
                 session.queue.retain(|b| if all { b.piece != block.piece } else { *b != block });
+                let waited = session.queue.len() < before;
                 self.turns.note(conn, session);
+                if waited && !all {
+                    self.send(now, conn, Message::Reject { block, reason: RejectReason::Cancelled });
+                }
             }
             Message::Reject { block, reason } => self.rejected(now, conn, block, reason)?,
             Message::Busy { block, peers } => {
@@ -320,7 +326,8 @@ impl Swarm {
                 session.busy_until = now + BUSY_FOR;
                 session.hold_until = now + HOLD;
                 // What answers nothing is no news either: addresses come by request or by PEX.
-                if session.pipeline.take(block).is_some() {
+                if let Some(asked) = session.pipeline.take(block) {
+                    self.recall_is_over(&asked);
                     self.give_back(conn, block);
                     for addr in peers {
                         self.book.hear(now, addr, false, trust);
@@ -410,6 +417,7 @@ impl Swarm {
                 || now.since(s.spoke) > KEEP_ALIVE
                 || s.cv_asked.is_some_and(|(_, at)| now.since(at) > CV_PATIENCE)
                 || s.pipeline.asks > 0
+                || s.pipeline.is_deaf(now)
                 || s.pipeline.is_overdue(now)
         };
         let due = self.sessions.iter().filter(|(_, s)| !s.closing && (peers_due || late(s)));
@@ -440,7 +448,7 @@ impl Swarm {
             self.count_zone(conn);
         }
         let Some(session) = self.sessions.get_mut(&conn) else { return };
-        let overdue = session.pipeline.is_overdue(now);
+        let overdue = session.pipeline.is_overdue(now) || session.pipeline.is_deaf(now);
         if now.since(session.spoke) > KEEP_ALIVE {
             self.send(now, conn, Message::KeepAlive);
         }

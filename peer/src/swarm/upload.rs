@@ -24,19 +24,19 @@ const TURNS_FAR: usize = 2;
 /// A turn that did not move for this long, or twice as long as all open ones should take, doesn't count.
 pub const TURN_STUCK: Duration = Duration::from_millis(250);
 const TURN_STUCK_MAX: Duration = Duration::from_secs(2);
-/// The same where more receivers than there are turns have not moved for [`TURN_STUCK_MAX`]: a crowd that asks and doesn't
-/// read would otherwise go through all turns before anybody honest, two seconds each.
-const TURN_STUCK_CROWD: Duration = Duration::from_millis(60);
+/// The same where turns come one by one, and where more receivers than there are turns have not moved for
+/// [`TURN_STUCK_MAX`]: a crowd that asks and doesn't read would otherwise go through all turns before anybody honest, two
+/// seconds each.
+const TURN_STUCK_SHORT: Duration = Duration::from_millis(60);
 /// Who has waited for so long gets the next turn however complete it is: nobody is to think that we are dead.
 pub const STARVED: Duration = Duration::from_secs(3);
 /// Most bytes handed to one connection's writer; with [`writer_room`] bounds what can't be reordered any more.
 pub const WRITER_MAX: u64 = 4 * BLOCK_BYTES as u64;
-
-/// How many turns of a kind are open at once.
-#[must_use]
-pub fn turns(far: bool) -> usize {
-    if far { TURNS_FAR } else { TURNS }
-}
+/// While somebody waits who has fewer pieces, turns come one after the other: a whole piece that is there sooner doubles
+/// what the swarm can send sooner. 1,000 hosts with 1,000 pieces of 1 MiB at 100 Mbit/s and 20 ms had their first piece after
+/// 2.2 s instead of 2.6, the last after 3.0 instead of 3.4, and 100 hosts with 200 pieces after 1.2 instead of 1.5 and 1.7
+/// instead of 2.0. Not for longer: a lossy path needs several to fill an uplink.
+const NEWCOMER: u32 = 4;
 
 /// How many bytes may be in a connection's writer: what it sends in a tenth of a second, one block at least.
 pub fn writer_room(session: &mut Session, now: Time) -> u64 {
@@ -83,6 +83,10 @@ impl Row {
     fn waits(&self) -> bool {
         self.asks && self.writing == 0
     }
+
+    fn is_dead(&self, now: Time) -> bool {
+        now.since(self.moved) >= TURN_STUCK_MAX
+    }
 }
 
 /// Whose turn it is, in a dense table: every block sent and every request asks that of all connections, and a session is
@@ -117,22 +121,45 @@ impl Turns {
         }
     }
 
-    /// How many turns are open and move; `rate` is what we send in all, in bytes per second.
+    /// Whether another turn of a kind may be opened; `rate` is what we send in all, in bytes per second.
     #[must_use]
-    pub fn open(&self, now: Time, rate: f64, far: bool) -> usize {
-        let under_way = || self.rows.iter().filter(|r| r.writing > 0);
-        let dead = |r: &Row| now.since(r.moved) >= TURN_STUCK_MAX;
-        let stuck = if under_way().filter(|r| dead(r)).count() > TURNS {
-            TURN_STUCK_CROWD
+    pub fn has_room(&self, now: Time, rate: f64, far: bool) -> bool {
+        if far {
+            self.open(now, self.patience(now, rate), far) < TURNS_FAR
+        } else if self.newcomer_waits() && !self.is_mobbed(now) {
+            self.open(now, TURN_STUCK_SHORT, far) == 0
+        } else {
+            self.open(now, self.patience(now, rate), far) < TURNS
+        }
+    }
+
+    /// How many turns are open that moved lately.
+    fn open(&self, now: Time, stuck: Duration, far: bool) -> usize {
+        self.rows.iter().filter(|r| r.writing > 0 && r.far == far && now.since(r.moved) < stuck).count()
+    }
+
+    /// How long a turn may stand still until it no longer counts.
+    fn patience(&self, now: Time, rate: f64) -> Duration {
+        if self.is_mobbed(now) {
+            TURN_STUCK_SHORT
         } else if rate < 1.0 {
             TURN_STUCK
         } else {
             // A slow uplink takes its time for what is in the writers: that is no reason to give it more.
-            let writing: u64 = under_way().filter(|r| !dead(r)).map(|r| r.writing_bytes).sum();
+            let alive = self.rows.iter().filter(|r| r.writing > 0 && !r.is_dead(now));
+            let writing: u64 = alive.map(|r| r.writing_bytes).sum();
             let slow = Duration::from_secs_f64((2.0 * writing as f64 / rate).min(TURN_STUCK_MAX.as_secs_f64()));
             slow.max(TURN_STUCK)
-        };
-        under_way().filter(|r| r.far == far && now.since(r.moved) < stuck).count()
+        }
+    }
+
+    /// Whether more receivers than there are turns don't take what they asked for.
+    fn is_mobbed(&self, now: Time) -> bool {
+        self.rows.iter().filter(|r| r.writing > 0 && r.is_dead(now)).count() > TURNS
+    }
+
+    fn newcomer_waits(&self) -> bool {
+        self.rows.iter().any(|r| !r.far && r.count < NEWCOMER && r.writing == 0 && (r.asks || r.asks_any))
     }
 
     /// How many connections there are that don't end.
@@ -230,7 +257,7 @@ mod tests {
             // The last one is honest; all others take a turn and never move.
             while turns.rows[CROWD as usize].writing == 0 {
                 now = now + Duration::from_millis(10);
-                while turns.open(now, rate, false) < TURNS
+                while turns.has_room(now, rate, false)
                     && let Some(conn) = turns.starved_asker(now, false).or_else(|| turns.next_asker(false))
                 {
                     let row = &mut turns.rows[conn as usize];

@@ -172,7 +172,7 @@ impl Swarm {
             self.fresh_haves.remove(piece);
             // Nobody will have it from us: an origin that went on choosing it would promise what it can't read.
             if let Some(spread) = &mut self.spread {
-                spread.sent(*piece);
+                spread.withdraw(*piece);
             }
             self.done_bytes -= u64::from(self.geometry.piece_length(*piece));
             // What is still being fetched comes again. What was complete once is the user's, and is not written to.
