@@ -10,7 +10,7 @@ use super::handshake::Opened;
 use super::limiter::Limiter;
 use super::send_file::{self, Patience, WRITE_STUCK};
 use super::socket;
-use crate::store::{ReadError, Source};
+use crate::store::{ReadError, Source, block_cv};
 use crate::swarm::ConnId;
 use bytes::{Buf, BufMut, BytesMut};
 use shoal_protocol::Message;
@@ -336,7 +336,9 @@ impl Reader {
                 let event = match message {
                     Message::Block(block) => {
                         let buffer = self.payload(block).await?;
-                        Event::Block { conn: self.conn, block, buffer }
+                        // Here and not on another thread, whose core would have to fetch the bytes from this one's cache.
+                        let cv = block_cv(&self.shared.geometry, block, &buffer[..block.length as usize]);
+                        Event::Block { conn: self.conn, block, buffer, cv }
                     }
                     message => Event::Message { conn: self.conn, message },
                 };
