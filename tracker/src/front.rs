@@ -3,7 +3,8 @@
 //!
 //! Contract: while nothing or half a head has come, a connection holds its task and the bytes that came ([`SMALL`] at
 //! most, or more by one of few permits); buffers are the thread's. hyper gets a connection with a whole head only, and
-//! keeps it. An announce costs one read and one write and no allocation of its own: 9 µs of a core instead of 15.
+//! keeps it. An announce costs one read and one write: 12.4 µs of a core where hyper's
+//! way costs 15.4 (4 s of 64 connections, one run each).
 
 use crate::doors::Place;
 use crate::http::refusal;
