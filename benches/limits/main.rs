@@ -11,6 +11,7 @@ mod pair;
 mod registry;
 mod restart;
 mod row;
+mod schedule;
 mod shoal;
 mod tree;
 

@@ -243,8 +243,8 @@ fn announces(table: &mut Table, good: &str) {
         post(&good.replace("\"left\":1", candidates), "application/json"),
     );
     table.add(
-        "C9 another site's page",
-        &[200],
+        "C9 another site's page, whose name leads here",
+        &[403],
         post(good, "application/json").replace("host: t", "host: evil.example\r\norigin: http://evil.example"),
     );
 }

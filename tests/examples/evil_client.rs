@@ -40,6 +40,15 @@ fn show(what: &str, times: &[Option<u64>]) {
     );
 }
 
+/// User and system seconds of a process so far; 0 if there is none.
+fn cpu_s(process: &str) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The name in brackets may hold anything; the two are the 14th and 15th field.
+    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: u64 = rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
 fn run() -> Result<(), String> {
     let mut words = std::env::args().skip(1);
     let target: SocketAddr = words.next().and_then(|w| w.parse().ok()).ok_or("first ADDR:PORT")?;
@@ -47,7 +56,7 @@ fn run() -> Result<(), String> {
         return Err("only targets on this machine".into());
     }
     let mut bounds = Bounds { connections: 80, count: u64::MAX, time: Duration::from_secs(10), seed: 1 };
-    let (mut mode, mut addresses, mut honest) = (None, 8, 200);
+    let (mut mode, mut addresses, mut honest, mut pid) = (None, 8, 200, None);
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
         let number = || value.parse::<u64>().map_err(|_| format!("{word}: not a number: {value}"));
@@ -58,6 +67,7 @@ fn run() -> Result<(), String> {
             "--count" => bounds.count = number()?,
             "--time" => bounds.time = Duration::from_secs(number()?),
             "--seed" => bounds.seed = number()?,
+            "--pid" => pid = Some(number()?),
             "--honest" => honest = number()? as u32,
             _ => return Err(format!("{word} is not known")),
         }
@@ -67,6 +77,8 @@ fn run() -> Result<(), String> {
     runtime.block_on(async {
         show("quiet", &honest_announces(target, honest, bounds.time.min(Duration::from_secs(5))).await);
         let start = Instant::now();
+        let spent = || (cpu_s("self"), pid.map_or(0.0, |pid: u64| cpu_s(&pid.to_string())));
+        let before = spent();
         // On a thread of their own: the attackers' own crowd is not what is measured.
         let honest = std::thread::spawn(move || {
             let runtime =
@@ -82,6 +94,12 @@ fn run() -> Result<(), String> {
             tally.good.load(Ordering::Relaxed),
             tally.refused.load(Ordering::Relaxed),
             start.elapsed().as_secs_f64()
+        );
+        let (after, cores) = (spent(), start.elapsed().as_secs_f64());
+        println!(
+            "processor: {:.2} of a core here, {:.2} of one in the tracker (see --pid)",
+            (after.0 - before.0) / cores,
+            (after.1 - before.1) / cores
         );
         Ok(())
     })

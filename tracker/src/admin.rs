@@ -6,6 +6,7 @@
 
 use crate::http::{json, ok, refusal, serve};
 use crate::manifests::Refused;
+use crate::patience::{Pace, Paced};
 use crate::payload::Payload;
 use crate::service::{Service, Status};
 use hyper::body::{Body as _, Incoming};
@@ -38,6 +39,7 @@ impl Service {
             })
         };
         let Some(place) = self.inner.admin_doors.enter(IpAddr::from([127, 0, 0, 1])) else { return };
+        let io = Paced { ahead: Vec::new(), io, pace: Pace::new() };
         serve(io, &self.inner.config.timeouts, &place, shutdown, handle).await;
     }
 

@@ -12,14 +12,15 @@ use std::net::{IpAddr, SocketAddr};
 const HEAD_BYTES: usize = 80;
 const PEER_BYTES: usize = 48;
 
-/// The answer, and how many peers are in it.
-pub(crate) fn write(answer: &Answer, asker: &Asker<'_>, trusted: &[Cidr]) -> (Vec<u8>, usize) {
-    let mut out = Vec::with_capacity(HEAD_BYTES + PEER_BYTES * answer.peers.len());
+/// Makes `out` the answer, and says how many peers are in it.
+pub(crate) fn write(out: &mut Vec<u8>, answer: &Answer, asker: &Asker<'_>, trusted: &[Cidr]) -> usize {
+    out.clear();
+    out.reserve(HEAD_BYTES + PEER_BYTES * answer.peers.len());
     for (name, n) in
         [("{\"interval\":", answer.interval_s), (",\"seeds\":", answer.seeds), (",\"leechers\":", answer.leechers)]
     {
         out.extend_from_slice(name.as_bytes());
-        decimal(&mut out, n);
+        decimal(out, n);
     }
     out.extend_from_slice(b",\"peers\":[");
     let (mut count, mut addrs) = (0, Vec::new());
@@ -31,14 +32,14 @@ pub(crate) fn write(answer: &Answer, asker: &Asker<'_>, trusted: &[Cidr]) -> (Ve
         out.extend_from_slice(if count == 0 { b"{\"addrs\":[" } else { b",{\"addrs\":[" });
         for (n, addr) in addrs.iter().enumerate() {
             out.extend_from_slice(if n == 0 { b"\"" } else { b",\"" });
-            address(&mut out, *addr);
+            address(out, *addr);
             out.push(b'"');
         }
         out.extend_from_slice(if peer.seed { b"],\"seed\":true}" } else { b"]}" });
         count += 1;
     }
     out.extend_from_slice(b"]}");
-    (out, count)
+    count
 }
 
 fn address(out: &mut Vec<u8>, addr: Address) {
@@ -61,7 +62,7 @@ fn address(out: &mut Vec<u8>, addr: Address) {
     decimal(out, addr.port().into());
 }
 
-fn decimal(out: &mut Vec<u8>, mut n: u32) {
+pub(crate) fn decimal(out: &mut Vec<u8>, mut n: u32) {
     let mut digits = [0; 10];
     let mut at = digits.len();
     loop {
@@ -106,13 +107,14 @@ mod tests {
             let answer = Answer { interval_s, seeds, leechers, peers };
             let trusted: Vec<Cidr> = if rng.below(2) == 0 { vec!["8.0.0.0/8".parse().unwrap()] } else { Vec::new() };
             let handout = answer.handout(&asker, &trusted);
-            let (bytes, count) = write(&answer, &asker, &trusted);
-            assert_eq!(String::from_utf8(bytes).unwrap(), serde_json::to_string(&handout).unwrap());
+            let mut bytes = b"what was there".to_vec();
+            let count = write(&mut bytes, &answer, &asker, &trusted);
+            assert_eq!(String::from_utf8(bytes.clone()).unwrap(), serde_json::to_string(&handout).unwrap());
             assert_eq!(count, handout.peers.len());
             for HandoutPeer { addrs, .. } in &handout.peers {
                 sizes[addrs.len().min(3) - 1] += 1;
             }
-            let read: Handout = serde_json::from_slice(&write(&answer, &asker, &trusted).0).unwrap();
+            let read: Handout = serde_json::from_slice(&bytes).unwrap();
             assert_eq!(read, handout);
         }
         assert!(sizes.iter().all(|n| *n > 100), "{sizes:?}");

@@ -6,7 +6,7 @@
 use crate::config::{Settings, parse_ids};
 use crate::disk::DiskStore;
 use crate::output::Output;
-use crate::server::{bind, run};
+use crate::server::{bind, help, run};
 use crate::service::{Service, Status};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
@@ -17,10 +17,12 @@ use shoal_protocol::units::format_duration;
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -188,7 +190,7 @@ fn init_log(global: &Global) {
 
 fn execute(cli: Cli, output: Output) -> Result<(), Failure> {
     let runtime = || {
-        tokio::runtime::Builder::new_multi_thread()
+        tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::new(6, format!("threads can't be started: {error}")))
@@ -267,7 +269,14 @@ fn serve(runtime: &tokio::runtime::Runtime, settings: &Settings, output: Output)
         output.record("ready", &json!({"url": url, "admin": admin_url}));
         tracing::info!(url, admin = admin_url, data = %directory.display(), "serving");
         let shutdown = CancellationToken::new();
-        let server = run(listener, admin, Service::new(config, Arc::new(store)), shutdown.clone());
+        let service = Service::new(config, Arc::new(store));
+        let helpers = helpers(&listener, &service, &shutdown)
+            .map_err(|error| Failure::new(6, format!("threads can't be started: {error}")))?;
+        let server = async {
+            run(listener, admin, service, shutdown.clone()).await;
+            // They have stopped, too, and each takes no longer than this one did.
+            helpers.into_iter().for_each(|helper| drop(helper.join()));
+        };
         tokio::pin!(server);
         tokio::select! {
             () = &mut server => return Ok(()),
@@ -278,6 +287,28 @@ fn serve(runtime: &tokio::runtime::Runtime, settings: &Settings, output: Output)
             code = signals.next() => Err(Failure::new(code, "stopped at once by a second signal")),
         }
     })
+}
+
+/// A thread for each further core, which takes connections from the same listener.
+fn helpers(
+    listener: &TcpListener,
+    service: &Service,
+    shutdown: &CancellationToken,
+) -> std::io::Result<Vec<std::thread::JoinHandle<()>>> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let start = |_| {
+        let socket = std::net::TcpListener::from(listener.as_fd().try_clone_to_owned()?);
+        let (service, shutdown) = (service.clone(), shutdown.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = {
+            let _inside = runtime.enter();
+            TcpListener::from_std(socket)?
+        };
+        std::thread::Builder::new()
+            .name("helper".into())
+            .spawn(move || runtime.block_on(help(listener, service, shutdown)))
+    };
+    (1..cores).map(start).collect()
 }
 
 /// Connections for which there are descriptors, once as many are asked for as may be had.

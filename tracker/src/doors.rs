@@ -3,17 +3,20 @@
 //! Contract: pure but for the tokens that it cancels. When all places are taken, a newcomer gets that of who has waited
 //! longest without having asked anything, or else of who has been idle longest; so half-sent heads and idle connections,
 //! however many, keep nobody out. Requests under way are never cut. IPv6 counts by /64; loopback and private networks
-//! have no limit of their own.
+//! have no limit of their own. The silent may take all places, as one costs 2 KiB: when there were at most 2,048 of them,
+//! those who were sent away came back at once, and 19,000 kept both cores busy with nothing else.
 
 use shoal_protocol::address::{Reach, canonical, reach, subnet};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
-/// Connections that have not asked anything, at most: an honest one asks within a round trip, and each takes some 40 KiB
-/// until its head is whole.
-const SILENT_MAX: usize = 2_048;
+/// Idle connections that hyper has, at most: each takes some 40 KiB, and who announces only isn't one of them.
+const ROOMY_MAX: usize = 2_048;
+/// How exactly it is known who has been idle longest.
+const USED_EVERY_MS: u64 = 1_000;
 
 #[derive(Debug, Default)]
 struct State {
@@ -21,9 +24,17 @@ struct State {
     by_address: HashMap<[u8; 9], usize>,
     /// Who has not yet asked anything, oldest first.
     silent: BTreeMap<u64, CancellationToken>,
-    /// Who has been answered and asks nothing now, longest first.
+    /// Who has been answered and asks nothing now, longest first: those that hyper has, and the others.
+    roomy: BTreeMap<u64, CancellationToken>,
     idle: BTreeMap<u64, CancellationToken>,
     next: u64,
+}
+
+impl State {
+    fn remove(&mut self, number: u64) {
+        let lists = [&mut self.silent, &mut self.roomy, &mut self.idle];
+        let _ = lists.into_iter().find_map(|list| list.remove(&number));
+    }
 }
 
 /// All places.
@@ -39,8 +50,10 @@ pub(crate) struct Doors {
 pub(crate) struct Place {
     doors: Doors,
     address: Option<[u8; 9]>,
-    /// Its number in one of the two lists.
+    /// Its number in one of the lists.
     number: Mutex<u64>,
+    /// When it was entered into the list of the idle, in milliseconds of its own age.
+    used_ms: AtomicU64,
     evicted: CancellationToken,
 }
 
@@ -63,13 +76,9 @@ impl Doors {
             return None;
         }
         // Those who were told to go may take a moment: the new one enters at once, so there can be a few more than `most`.
-        let State { silent, idle, open, .. } = &mut *state;
+        let State { silent, roomy, idle, open, .. } = &mut *state;
         if *open >= self.most {
-            let (_, token) = silent.pop_first().or_else(|| idle.pop_first())?;
-            token.cancel();
-        } else if silent.len() >= SILENT_MAX
-            && let Some((_, token)) = silent.pop_first()
-        {
+            let (_, token) = silent.pop_first().or_else(|| roomy.pop_first()).or_else(|| idle.pop_first())?;
             token.cancel();
         }
         state.open += 1;
@@ -81,9 +90,23 @@ impl Doors {
         let evicted = CancellationToken::new();
         state.silent.insert(number, evicted.clone());
         drop(state);
-        Some(Place { doors: self.clone(), address, number: Mutex::new(number), evicted })
+        Some(Place {
+            doors: self.clone(),
+            address,
+            number: Mutex::new(number),
+            used_ms: AtomicU64::new(UNUSED),
+            evicted,
+        })
+    }
+
+    /// Whether a newcomer takes the place of another.
+    pub(crate) fn are_full(&self) -> bool {
+        self.state().open >= self.most
     }
 }
+
+/// Of a place whose owner isn't in the list of the idle.
+const UNUSED: u64 = u64::MAX;
 
 fn key(ip: IpAddr) -> Option<[u8; 9]> {
     if reach(ip) <= Reach::Private {
@@ -107,16 +130,34 @@ impl Place {
 
     /// A whole head came: until it is answered this one stays.
     pub(crate) fn busy(&self) {
-        let number = self.number();
-        let mut state = self.doors.state();
-        state.silent.remove(&number);
-        state.idle.remove(&number);
+        self.used_ms.store(UNUSED, Ordering::Relaxed);
+        self.doors.state().remove(*self.number());
     }
 
-    /// It was answered.
+    /// It was answered, and hyper keeps it.
     pub(crate) fn idle(&self) {
         let mut number = self.number();
         let mut state = self.doors.state();
+        *number = state.next;
+        state.next += 1;
+        if state.roomy.len() >= ROOMY_MAX
+            && let Some((_, token)) = state.roomy.pop_first()
+        {
+            token.cancel();
+        }
+        state.roomy.insert(*number, self.evicted.clone());
+    }
+
+    /// It was answered before it could be in anybody's way, at this age.
+    pub(crate) fn used(&self, age_ms: u64) {
+        let before = self.used_ms.load(Ordering::Relaxed);
+        if before != UNUSED && age_ms < before + USED_EVERY_MS {
+            return;
+        }
+        self.used_ms.store(age_ms, Ordering::Relaxed);
+        let mut number = self.number();
+        let mut state = self.doors.state();
+        state.remove(*number);
         *number = state.next;
         state.next += 1;
         state.idle.insert(*number, self.evicted.clone());
@@ -133,8 +174,7 @@ impl Drop for Place {
         let number = *self.number();
         let mut state = self.doors.state();
         state.open -= 1;
-        state.silent.remove(&number);
-        state.idle.remove(&number);
+        state.remove(number);
         if let Some(address) = self.address
             && let Some(count) = state.by_address.get_mut(&address)
         {
@@ -159,6 +199,7 @@ mod tests {
         let doors = Doors::new(3, 9);
         let enter = || doors.enter(ip("10.0.0.1"));
         let (busy, idle, silent) = (enter().unwrap(), enter().unwrap(), enter().unwrap());
+        assert!(doors.are_full());
         busy.busy();
         idle.busy();
         idle.idle();
@@ -175,16 +216,36 @@ mod tests {
     }
 
     #[test]
-    fn the_silent_are_few_however_much_room_there_is() {
-        let doors = Doors::new(9 * SILENT_MAX, 9);
-        let mut held: Vec<_> = (0..SILENT_MAX).filter_map(|_| doors.enter(ip("10.0.0.1"))).collect();
-        held[0].busy();
-        held.push(doors.enter(ip("10.0.0.1")).unwrap());
-        assert!(held.iter().all(|place| !place.evicted.is_cancelled()));
-        held.push(doors.enter(ip("10.0.0.1")).unwrap());
-        let gone: Vec<_> =
-            held.iter().map(|place| place.evicted.is_cancelled()).enumerate().filter(|(_, e)| *e).collect();
-        assert_eq!(gone, [(1, true)], "the oldest that asked nothing");
+    fn the_idle_that_hyper_has_are_few_however_much_room_there_is() {
+        let doors = Doors::new(9 * ROOMY_MAX, 9);
+        let held: Vec<_> = (0..ROOMY_MAX + 3).filter_map(|_| doors.enter(ip("10.0.0.1"))).collect();
+        held[0].used(0);
+        for place in &held[2..] {
+            place.busy();
+            place.idle();
+        }
+        let gone = || held.iter().position(|place| place.evicted.is_cancelled());
+        assert_eq!(gone(), Some(2), "of those, the longest idle");
+        assert_eq!(held.iter().filter(|place| place.evicted.is_cancelled()).count(), 1);
+    }
+
+    #[test]
+    fn of_the_idle_who_was_used_longest_ago_goes_first() {
+        let doors = Doors::new(3, 9);
+        let held: Vec<_> = (0..3).filter_map(|_| doors.enter(ip("10.0.0.1"))).collect();
+        held.iter().for_each(|place| place.used(0));
+        held[0].used(USED_EVERY_MS - 1);
+        held[1].used(USED_EVERY_MS);
+        let gone = || held.iter().map(|place| place.evicted.is_cancelled()).collect::<Vec<_>>();
+        let mut newer = Vec::new();
+        for _ in 0..2 {
+            newer.push(doors.enter(ip("10.0.0.1")).unwrap());
+            newer.iter().for_each(|place| place.used(0));
+        }
+        assert_eq!(gone(), [true, false, true]);
+        held[1].busy();
+        held[1].used(USED_EVERY_MS + 1);
+        assert_eq!((gone()[1], doors.state().idle.len()), (false, 3), "in the list again");
     }
 
     #[test]
@@ -200,6 +261,7 @@ mod tests {
         assert!(doors.enter(ip("8.8.8.8")).is_some());
         drop(six);
         let state = doors.state();
-        assert!(state.open == 0 && state.by_address.is_empty() && state.silent.is_empty() && state.idle.is_empty());
+        assert!(state.open == 0 && state.by_address.is_empty());
+        assert!(state.silent.is_empty() && state.roomy.is_empty() && state.idle.is_empty());
     }
 }

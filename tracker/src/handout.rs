@@ -27,6 +27,9 @@ use std::fmt;
 use std::hash::RandomState;
 use std::net::{IpAddr, SocketAddr};
 
+/// Random peers come in runs of so many neighbours of the vector: in a swarm that no cache holds each place costs a wait
+/// for memory, and neighbours come with it. Each peer has the same chance, and a handout still has many places.
+const RUN: usize = 4;
 /// Random peers in a handout that is large enough.
 pub const RANDOM_MIN: usize = 8;
 
@@ -114,7 +117,7 @@ impl Picker<'_> {
             peer.port() >= PORT_MIN
                 && !peer.expired(self.now_s)
                 && peer.id() != self.asker.id
-                && peer.key() != self.asker.key
+                && !peer.is_at(&self.asker.key)
                 && !(self.asker.seed && at < self.swarm.seeds())
         })
     }
@@ -134,11 +137,14 @@ impl Picker<'_> {
             return;
         }
         // In a range much larger than the sample few draws miss; the bound is for a range of peers that can't be dialled.
-        for _ in 0..8 * count {
-            if self.taken.len() >= goal {
-                return;
+        for _ in 0..8 * count.div_ceil(RUN) {
+            let first = rng.below(range.len());
+            for at in first..first + RUN {
+                if self.taken.len() >= goal {
+                    return;
+                }
+                self.take(range.start + at % range.len());
             }
-            self.take(range.start + rng.below(range.len()));
         }
     }
 
@@ -229,6 +235,9 @@ pub fn addresses(peer: &Chosen, asker: &Asker<'_>, trusted: &[Cidr], out: &mut V
         Reach::Never => {}
         Reach::Loopback => out.push(Address::TrackersHost(peer.port)),
         Reach::Private | Reach::Global => out.push(Address::At(seen)),
+    }
+    if peer.candidates.is_empty() {
+        return;
     }
     let same_address = peer.ip == asker.ip;
     let near =

@@ -2,13 +2,16 @@
 //!
 //! Contract: one request at a time on a connection, whatever it pipelines. A head has 8 KiB and 32 headers at most and
 //! 5 seconds; a body must announce its length, has 16 KiB (a manifest: the manifest's limit) and comes with a pause of
-//! 5 seconds at most; 30 idle seconds end a connection. Refusals are JSON ([`Refusal`]). There are no CORS headers, and
-//! an announce needs the JSON content type, so no web page can send one.
+//! 5 seconds at most; 30 idle seconds end a connection. Refusals are JSON ([`Refusal`]), and come with a pause to who
+//! asks too fast. There are no CORS headers, an announce needs the JSON content type, and what a web page sends under its
+//! own name (`Origin`) changes nothing, also where its name was made to lead here.
 
 use crate::doors::Place;
+use crate::front::{End, Front, Guest, REFUSAL_PAUSE};
 use crate::manifests::{Part, Refused};
 use crate::patience::{Pace, Paced};
 use crate::payload::Payload;
+use crate::quick::{MAX_HEAD_BYTES, MAX_HEADERS};
 use crate::routes::{Route, byte_range, route};
 use crate::service::{HEAVY_MIB, Service};
 use bytes::Bytes;
@@ -30,8 +33,6 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-const MAX_HEADERS: usize = 32;
-const MAX_HEAD_BYTES: usize = 8 << 10;
 /// The least that hyper accepts, and enough for any head.
 const MAX_BUFFER: usize = 16 << 10;
 /// How long a manifest request waits for memory that others hold.
@@ -49,7 +50,7 @@ type Answer = Response<Payload>;
 
 /// Serves one connection until it ends, is too slow, or `shutdown` is called and the request at hand is answered.
 pub(crate) async fn serve<IO, F, R>(
-    io: IO,
+    io: Paced<IO>,
     timeouts: &crate::service::Timeouts,
     place: &Place,
     shutdown: CancellationToken,
@@ -59,7 +60,7 @@ pub(crate) async fn serve<IO, F, R>(
     F: Fn(Request<Incoming>) -> R,
     R: Future<Output = Answer>,
 {
-    let pace = Pace::new();
+    let pace = io.pace.clone();
     let service = hyper::service::service_fn(|request| {
         pace.busy();
         place.busy();
@@ -69,6 +70,9 @@ pub(crate) async fn serve<IO, F, R>(
             let answer = answer.await;
             pace.idle();
             place.idle();
+            if answer.status() == StatusCode::TOO_MANY_REQUESTS {
+                tokio::time::sleep(REFUSAL_PAUSE).await;
+            }
             Ok::<_, Infallible>(answer)
         }
     });
@@ -80,7 +84,7 @@ pub(crate) async fn serve<IO, F, R>(
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEAD_BYTES)
         .max_buf_size(MAX_BUFFER)
-        .serve_connection(Paced { io, pace: pace.clone() }, service);
+        .serve_connection(io, service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -109,9 +113,41 @@ impl Service {
         IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
         // Counted here, so that it holds for a peer that embeds this as well.
+        if !self.welcomes(self.now_ms(), remote.ip()) {
+            self.inner.counters.rate_limited.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let Some(place) = self.inner.doors.enter(remote.ip()) else { return };
-        let handle = |request| self.handle(request, remote.ip(), local.ip());
-        serve(io, &self.inner.config.timeouts, &place, shutdown, handle).await;
+        let (remote, local) = (remote.ip(), local.ip());
+        let (mut io, mut front, pace) = (io, Front::default(), Pace::new());
+        let timeouts = &self.inner.config.timeouts;
+        let guest = Guest { remote, local, pace: &pace, place: &place };
+        let end = tokio::select! {
+            biased;
+            end = poll_fn(|cx| front.poll(cx, &mut io, self, guest)) => Some(end),
+            () = pace.expired(timeouts) => return,
+            () = place.evicted() => return,
+            () = shutdown.cancelled() => None,
+        };
+        match end {
+            Some(End::Over) => return,
+            Some(End::Other) => {}
+            None => {
+                if front.is_sending() {
+                    tokio::select! {
+                        () = poll_fn(|cx| front.poll_send(cx, &mut io, &pace)) => {}
+                        () = pace.expired(timeouts) => return,
+                    }
+                }
+                if front.held.is_empty() {
+                    return;
+                }
+            }
+        }
+        let handle = |request| self.handle(request, remote, local);
+        let io = Paced { ahead: std::mem::take(&mut front.held), io, pace };
+        // On the heap, so that those who only wait don't take the room of one that is served.
+        Box::pin(serve(io, timeouts, &place, shutdown, handle)).await;
     }
 
     async fn handle(&self, request: Request<Incoming>, remote: IpAddr, local: IpAddr) -> Answer {
@@ -175,7 +211,9 @@ impl Service {
         let (body, _memory) = self.read_body(request.into_body(), length).await?;
         let announce: Announce =
             serde_json::from_slice(&body).map_err(|error| Refused::new(400, format!("not an announce: {error}")))?;
-        self.announce_json(self.now_ms(), &announce, asker, local).map(|handout| ok(JSON, handout))
+        let mut handout = Vec::new();
+        self.announce_json(self.now_ms(), &announce, asker, local, &mut handout)?;
+        Ok(ok(JSON, handout))
     }
 
     async fn manifest(
@@ -370,6 +408,10 @@ fn check_framing(request: &Request<Incoming>) -> Result<(), Refused> {
     if reads && !request.body().is_end_stream() {
         return Err(Refused::new(400, "GET and HEAD have no body"));
     }
+    if !reads && headers.contains_key(header::ORIGIN) {
+        // Even where the page's name leads here, as after DNS rebinding.
+        return Err(Refused::new(403, "web pages can't announce or put anything"));
+    }
     if headers.get_all(header::HOST).iter().count() > 1 {
         return Err(Refused::new(400, "more than one Host header"));
     }
@@ -422,8 +464,7 @@ pub(crate) fn refusal(refused: &Refused, allow: Option<&'static str>) -> Answer 
     if let Some(after_s) = refused.retry_after_s {
         headers.insert(header::RETRY_AFTER, after_s.into());
     }
-    // Where a body may not have been read, what follows on the connection can't be told from it.
-    if matches!(refused.status, 400 | 403 | 408 | 411 | 413 | 415) {
+    if refused.closes() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     answer

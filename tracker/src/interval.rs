@@ -9,7 +9,7 @@ use shoal_protocol::limits::INTERVAL_S;
 /// Below this age everything is still in motion: a flash crowd finds itself within seconds.
 const YOUNG_S: u32 = 60;
 /// Below this age newcomers are still likely.
-const SETTLING_S: u32 = 300;
+pub const SETTLING_S: u32 = 300;
 /// With fewer peers than this each newcomer matters to those who lack something.
 const FEW: usize = 8;
 /// The most announces a second that one swarm is asked for.

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`swarm`] and [`registry`] hold the peers, [`handout`] and [`interval`] are the policy, [`limiter`]
 //! and [`routes`] guard the door; all of these are pure. [`manifests`] is the interface to stored manifests, [`disk`]
-//! the tracker's own. [`Service`] puts them together, `http` and `admin` speak HTTP for it, [`server`] owns sockets,
+//! the tracker's own. [`Service`] puts them together, `http`, `front` and `admin` speak HTTP for it, [`server`] owns sockets,
 //! and [`cli`] is the command. A peer embeds [`Service`] on its own port.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -15,6 +15,7 @@ mod client;
 pub mod config;
 pub mod disk;
 mod doors;
+mod front;
 pub mod handout;
 mod http;
 pub mod interval;
@@ -24,6 +25,7 @@ pub mod manifests;
 mod output;
 mod patience;
 mod payload;
+mod quick;
 pub mod registry;
 pub mod rng;
 pub mod routes;

@@ -43,6 +43,30 @@ impl Limiter {
         Self { cost_us, spare_private, shards: Default::default(), hasher: RandomState::new() }
     }
 
+    fn key(&self, ip: IpAddr) -> u64 {
+        match canonical(ip) {
+            IpAddr::V4(ip) => self.hasher.hash_one((4_u8, ip.octets())),
+            IpAddr::V6(_) => self.hasher.hash_one((6_u8, subnet(ip))),
+        }
+    }
+
+    fn allowed_us(&self) -> u64 {
+        (BURST_S * 1_000_000).max(self.cost_us)
+    }
+
+    /// Whether a request would pass now; nothing is counted. An address that isn't remembered would.
+    #[must_use]
+    pub fn would_pass(&self, now_ms: u64, ip: IpAddr) -> bool {
+        if self.cost_us == 0 || (self.spare_private && reach(ip) <= Reach::Private) {
+            return true;
+        }
+        let key = self.key(ip);
+        let now_us = now_ms.saturating_mul(1000);
+        let shard = self.shards[key as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead = shard.arrivals.get(&key).map_or(0, |arrival| arrival.saturating_sub(now_us));
+        ahead + self.cost_us <= self.allowed_us()
+    }
+
     /// Lets a request pass or says after how many seconds to try again.
     ///
     /// # Errors
@@ -51,10 +75,7 @@ impl Limiter {
         if self.cost_us == 0 || (self.spare_private && reach(ip) <= Reach::Private) {
             return Ok(());
         }
-        let key = match canonical(ip) {
-            IpAddr::V4(ip) => self.hasher.hash_one((4_u8, ip.octets())),
-            IpAddr::V6(_) => self.hasher.hash_one((6_u8, subnet(ip))),
-        };
+        let key = self.key(ip);
         let now_us = now_ms.saturating_mul(1000);
         let mut shard = self.shards[key as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner);
         if shard.arrivals.len() >= PER_SHARD && shard.cleaned_us + 1_000_000 <= now_us {
@@ -66,7 +87,7 @@ impl Limiter {
         let arrival = if room { arrivals.entry(key).or_default() } else { overflow };
         let next = (*arrival).max(now_us) + self.cost_us;
         let ahead = next - now_us;
-        let allowed = (BURST_S * 1_000_000).max(self.cost_us);
+        let allowed = self.allowed_us();
         if ahead > allowed {
             return Err(u32::try_from((ahead - allowed).div_ceil(1_000_000)).unwrap_or(u32::MAX).max(1));
         }
@@ -88,6 +109,9 @@ mod tests {
         let limiter = Limiter::new(10, true);
         assert_eq!(passed(&limiter, 0, "8.8.8.8", 100), 20);
         assert_eq!(limiter.check(0, "8.8.8.8".parse().unwrap()), Err(1));
+        assert!(!limiter.would_pass(99, "8.8.8.8".parse().unwrap()), "its door is shut until one would pass");
+        assert!(limiter.would_pass(100, "8.8.8.8".parse().unwrap()));
+        assert!(limiter.would_pass(0, "8.8.8.9".parse().unwrap()));
         assert_eq!(passed(&limiter, 1000, "8.8.8.8", 100), 10);
         assert_eq!(passed(&limiter, 1000, "8.8.8.9", 100), 20, "others are not touched");
         assert_eq!(passed(&limiter, 1_000_000, "8.8.8.8", 100), 20, "a rest is worth one burst, not more");

@@ -74,7 +74,7 @@ pub(crate) fn count_of_address(hasher: &RandomState, peers: &[Peer], ip: IpAddr)
 impl Lookup {
     /// Position of a peer.
     pub(crate) fn find(&self, hasher: &RandomState, peers: &[Peer], key: &Key) -> Option<usize> {
-        let is_it = |at: &u32| peers[*at as usize].key() == *key;
+        let is_it = |at: &u32| peers[*at as usize].is_at(key);
         self.index.find(hasher.hash_one(key), is_it).map(|at| *at as usize)
     }
 

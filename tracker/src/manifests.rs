@@ -29,6 +29,12 @@ impl Refused {
         Self { status, error: error.into(), retry_after_s: None }
     }
 
+    /// Whether the connection ends after it: where a body may not have been read, what follows can't be told from it.
+    #[must_use]
+    pub fn closes(&self) -> bool {
+        matches!(self.status, 400 | 403 | 408 | 411 | 413 | 415 | 431)
+    }
+
     /// A refusal for now.
     #[must_use]
     pub fn later(status: u16, error: impl Into<String>, after_s: u32) -> Self {

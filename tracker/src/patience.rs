@@ -30,13 +30,15 @@ impl Pace {
         Arc::new(Self { start: Instant::now(), phase: AtomicU8::new(FRESH), since_ms: AtomicU64::new(0) })
     }
 
-    fn enter(&self, phase: u8) {
+    fn enter(&self, phase: u8) -> u64 {
         self.phase.store(phase, Ordering::Relaxed);
-        self.progress();
+        self.progress()
     }
 
-    fn progress(&self) {
-        self.since_ms.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    fn progress(&self) -> u64 {
+        let now_ms = self.start.elapsed().as_millis() as u64;
+        self.since_ms.store(now_ms, Ordering::Relaxed);
+        now_ms
     }
 
     /// A request's head is read.
@@ -44,14 +46,25 @@ impl Pace {
         self.enter(BUSY);
     }
 
+    /// Part of a request came. The clock of a head runs from its first byte, the first one's from the connection.
+    pub(crate) fn head(&self) {
+        match self.phase.load(Ordering::Relaxed) {
+            HEAD => {}
+            FRESH => self.phase.store(HEAD, Ordering::Relaxed),
+            _ => {
+                self.enter(HEAD);
+            }
+        }
+    }
+
     /// Whether nothing was ever asked: then nothing is lost by closing.
     pub(crate) fn fresh(&self) -> bool {
         self.phase.load(Ordering::Relaxed) == FRESH
     }
 
-    /// Its answer is made.
-    pub(crate) fn idle(&self) {
-        self.enter(IDLE);
+    /// Its answer is made. Says how old the connection is, in milliseconds.
+    pub(crate) fn idle(&self) -> u64 {
+        self.enter(IDLE)
     }
 
     /// Returns when the connection took longer than it may.
@@ -75,20 +88,30 @@ impl Pace {
 /// A transport that notes its progress.
 #[derive(Debug)]
 pub(crate) struct Paced<IO> {
+    /// What was read already.
+    pub(crate) ahead: Vec<u8>,
     pub(crate) io: IO,
     pub(crate) pace: Arc<Pace>,
 }
 
 impl<IO: Read + Unpin> Read for Paced<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let count = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead[..count]);
+            self.ahead.drain(..count);
+            if self.ahead.is_empty() {
+                self.ahead = Vec::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
         let done = Pin::new(&mut self.io).poll_read(cx, buf);
         if let Poll::Ready(Ok(())) = &done {
             match self.pace.phase.load(Ordering::Relaxed) {
-                // The clock of a head runs from its first byte: one byte now and then doesn't stop it.
-                HEAD => {}
-                BUSY => self.pace.progress(),
-                FRESH => self.pace.phase.store(HEAD, Ordering::Relaxed),
-                _ => self.pace.enter(HEAD),
+                BUSY => {
+                    self.pace.progress();
+                }
+                _ => self.pace.head(),
             }
         }
         done

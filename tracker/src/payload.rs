@@ -55,6 +55,14 @@ impl Payload {
         Self { source: Source::Whole(Some(bytes.into()).filter(|b| !b.is_empty())), _permit: permit }
     }
 
+    /// The bytes at hand; nothing of a stored file.
+    pub(crate) fn into_whole(self) -> Bytes {
+        match self.source {
+            Source::Whole(bytes) => bytes.unwrap_or_default(),
+            Source::File { .. } => Bytes::new(),
+        }
+    }
+
     pub(crate) fn file(manifests: Arc<dyn ManifestSource>, id: ContentId, part: Part, range: Range<u64>) -> Self {
         Self { source: Source::File { manifests, id, part, left: range, next: None }, _permit: None }
     }

@@ -125,6 +125,7 @@ pub(crate) struct Inner {
     pub(crate) manifests: Arc<dyn ManifestSource>,
     pub(crate) counters: Counters,
     pub(crate) heavy: Arc<Semaphore>,
+    pub(crate) large: Arc<Semaphore>,
     pub(crate) doors: Doors,
     pub(crate) admin_doors: Doors,
     registry: Registry,
@@ -154,6 +155,7 @@ impl Service {
             manifests,
             counters: Counters::default(),
             heavy: Arc::new(Semaphore::new(HEAVY_MIB as usize)),
+            large: Arc::new(Semaphore::new(crate::front::LARGE_MOST)),
             doors: Doors::new(config.max_connections, config.max_connections_per_address),
             admin_doors: Doors::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS),
             registry: Registry::new(config.registry.clone()),
@@ -189,18 +191,19 @@ impl Service {
         Ok(handout)
     }
 
-    /// The same as JSON, for HTTP.
+    /// The same as JSON, for HTTP; `out` becomes it.
     pub(crate) fn announce_json(
         &self,
         now_ms: u64,
         announce: &Announce,
         remote: IpAddr,
         reached_at: IpAddr,
-    ) -> Result<Vec<u8>, Refused> {
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refused> {
         let (answer, asker) = self.take_announce(now_ms, announce, remote, reached_at)?;
-        let (json, peers) = crate::answer::write(&answer, &asker, &self.inner.config.trust_advertised);
+        let peers = crate::answer::write(out, &answer, &asker, &self.inner.config.trust_advertised);
         self.count_handed_out(peers);
-        Ok(json)
+        Ok(())
     }
 
     fn count_handed_out(&self, peers: usize) {
@@ -259,6 +262,14 @@ impl Service {
         })
     }
 
+    /// Whether a connection from this address may come in: not while its next request would be refused anyway.
+    #[must_use]
+    pub fn welcomes(&self, now_ms: u64, remote: IpAddr) -> bool {
+        let remote = address::canonical(remote);
+        // A proxy's own address asks for nobody.
+        self.is_proxy(remote) || self.inner.limiter.would_pass(now_ms, remote)
+    }
+
     /// Forgets what is over, in bounded steps. To be called about once a second by whoever embeds the service;
     /// [`crate::server::run`] does it itself.
     pub fn sweep(&self, now_ms: u64) {
@@ -291,9 +302,14 @@ impl Service {
     /// Who asks: the socket's address, or what a trusted proxy says is its last hop.
     pub(crate) fn asker(&self, remote: IpAddr, forwarded: Option<&str>) -> IpAddr {
         let remote = address::canonical(remote);
-        let trusted = self.inner.config.trust_forwarded.iter().any(|range| range.contains(remote));
-        let last = forwarded.filter(|_| trusted).and_then(|header| header.rsplit(',').next()?.trim().parse().ok());
+        let last = forwarded
+            .filter(|_| self.is_proxy(remote))
+            .and_then(|header| header.rsplit(',').next()?.trim().parse().ok());
         last.map_or(remote, address::canonical)
+    }
+
+    fn is_proxy(&self, remote: IpAddr) -> bool {
+        self.inner.config.trust_forwarded.iter().any(|range| range.contains(remote))
     }
 }
 

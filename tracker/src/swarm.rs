@@ -180,6 +180,12 @@ impl Peer {
         self.expires_s < now_s
     }
 
+    /// Whether this is the one of that key.
+    #[must_use]
+    pub fn is_at(&self, key: &Key) -> bool {
+        self.port == key.port && self.ip == key.ip && (self.port != 0 || key.id == Some(self.id))
+    }
+
     /// The key it is found by.
     #[must_use]
     pub fn key(&self) -> Key {
@@ -278,7 +284,7 @@ impl Swarm {
     #[must_use]
     pub fn find(&self, hasher: &RandomState, key: &Key) -> Option<usize> {
         match &self.lookup {
-            None => self.peers.iter().position(|p| p.key() == *key),
+            None => self.peers.iter().position(|p| p.is_at(key)),
             Some(lookup) => lookup.find(hasher, &self.peers, key),
         }
     }

@@ -251,17 +251,19 @@ async fn slow_heads_slow_bodies_and_idle_connections_end() {
 
 #[tokio::test]
 async fn a_connection_serves_many_requests_and_floods_are_slowed() {
-    let config = ServiceConfig { rate_limit: 5, spare_private: false, ..ServiceConfig::default() };
+    let config = ServiceConfig { rate_limit: 1, spare_private: false, ..ServiceConfig::default() };
     let world = World::new(config);
     let one = format!("GET /v1/scrape?swarm={} HTTP/1.1\r\nhost: t\r\n\r\n", "ab".repeat(32));
     let last = "GET /healthz HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n";
     let mut stream = TcpStream::connect(world.addr).await.unwrap();
-    stream.write_all(format!("{}{last}", one.repeat(20)).as_bytes()).await.unwrap();
+    stream.write_all(format!("{}{last}", one.repeat(6)).as_bytes()).await.unwrap();
     let mut out = String::new();
     stream.read_to_string(&mut out).await.unwrap();
     let count = |text: &str| out.matches(text).count();
-    assert_eq!(count("HTTP/1.1 "), 21);
-    assert!(count("429 Too Many") >= 8 && count("200 OK") >= 10 && count("retry-after: 1") >= 8, "{out}");
+    assert_eq!(count("HTTP/1.1 "), 7);
+    // Two may come at once, and a refusal takes a quarter of a second: in a second one more passes.
+    assert!(count("429 Too Many") >= 2 && count("200 OK") >= 3, "{out}");
+    assert_eq!(count("429 Too Many"), count("retry-after: 1"), "{out}");
     world.end().await;
 }
 
