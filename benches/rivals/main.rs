@@ -4,12 +4,14 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what measurements are for")]
 
 mod report;
+mod simulated;
 mod systems;
 mod worlds;
 
 use clap::Parser;
 use harness::netns::{self, Family, Net, PAYLOAD, Process, Result};
 use report::{Figure, Run};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -26,8 +28,8 @@ struct Args {
     /// Which worlds, by name [default: all]
     #[arg(long, value_delimiter = ',')]
     worlds: Vec<String>,
-    /// Which systems: shoal, http, aria2, libtorrent
-    #[arg(long, value_delimiter = ',', default_value = "shoal,http,aria2,libtorrent")]
+    /// Which systems: shoal, http, aria2, libtorrent, rqbit
+    #[arg(long, value_delimiter = ',', default_value = "shoal,http,aria2,libtorrent,rqbit")]
     systems: Vec<String>,
     /// How often each runs
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -104,7 +106,9 @@ fn measure(args: &Args) -> Result<()> {
             }
         }
     }
-    report::summary(args, &runs);
+    let models: BTreeMap<&str, Vec<f64>> =
+        worlds.iter().filter_map(|world| Some((world.name, simulated::ratios(world)?))).collect();
+    report::summary(args, &runs, &models);
     Ok(())
 }
 
@@ -133,6 +137,7 @@ fn installed(args: &Args) -> Result<Vec<Box<dyn System>>> {
             }
             "http" => systems::Http::find().map(|system| Box::new(system) as _),
             "aria2" => systems::Aria2::find().map(|system| Box::new(system) as _),
+            "rqbit" => systems::Rqbit::find().map(|system| Box::new(system) as _),
             "libtorrent" => systems::Libtorrent::find().map(|system| Box::new(system) as _),
             other => return Err(format!("there is no system {other:?}")),
         };

@@ -4,6 +4,7 @@ use crate::systems::System;
 use crate::{Args, control};
 use benches::Machine;
 use serde_json::json;
+use std::collections::BTreeMap;
 
 /// A time and what it is measured by.
 #[derive(Debug, Clone, Copy)]
@@ -96,11 +97,11 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 }
 
 /// Says in one table what all runs come to.
-pub(crate) fn summary(args: &Args, runs: &[Run]) {
+pub(crate) fn summary(args: &Args, runs: &[Run], models: &BTreeMap<&str, Vec<f64>>) {
     let mut table = String::from(
-        "\n| world | system | whose | seconds | bound | ratio (least - most) | goal \
+        "\n| world | system | whose | seconds | bound | ratio (least - most) | simulated | goal \
          | origin sent | twice early | crossed | wasted |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|\n",
+         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     let mut keys: Vec<(&str, &str)> = Vec::new();
     for run in runs {
@@ -116,14 +117,16 @@ pub(crate) fn summary(args: &Args, runs: &[Run]) {
             let number = |value: Option<f64>, unit: &str, scale: f64| {
                 value.map_or_else(|| "-".to_owned(), |value| format!("{:.2}{unit}", value * scale))
             };
+            let model = models.get(world).filter(|_| system == "shoal").and_then(|ratios| ratios.get(n));
             let line = format!(
-                "| {world} | {system} | {} | {:.2} | {:.2} | {:.3} ({:.3} - {:.3}) | {:.2} | {} | {} | {} | {} |\n",
+                "| {world} | {system} | {} | {:.2} | {:.2} | {:.3} ({:.3} - {:.3}) | {} | {:.2} | {} | {} | {} | {} |\n",
                 figure.of,
                 median(of(|figure| figure.seconds)).unwrap_or(f64::NAN),
                 median(of(|figure| figure.bound)).unwrap_or(f64::NAN),
                 median(of(ratio)).unwrap_or(f64::NAN),
                 of(ratio).fold(f64::INFINITY, f64::min),
                 of(ratio).fold(0.0, f64::max),
+                model.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.3}")),
                 own[0].goal,
                 number(median(own.iter().map(|run| run.origin_copies)), "", 1.0),
                 number(median(own.iter().filter_map(|run| run.repeated)), " %", 100.0),

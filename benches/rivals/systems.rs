@@ -305,6 +305,60 @@ impl System for Aria2 {
     }
 }
 
+/// rqbit, as it comes but for what would look for peers elsewhere.
+pub(crate) struct Rqbit {
+    program: PathBuf,
+    curl: PathBuf,
+    torrent: Torrent,
+}
+
+impl Rqbit {
+    pub(crate) fn find() -> Option<Self> {
+        let (program, curl) = (netns::find("rqbit")?, netns::find("curl")?);
+        Some(Self { program, curl, torrent: Torrent::find("hashlib")? })
+    }
+
+    /// It tells over HTTP when it is done, which is asked 20 times a second.
+    fn run(&self, scene: &Scene<'_>, host: usize, folder: &Path) -> Result<Process> {
+        // The program takes the place of the shell, so that it ends with it; who asks ends after it.
+        const SCRIPT: &str = r#"
+            (while kill -0 $$ && ! "$4" -s 127.0.0.1:3030/torrents/0/stats/v1 | grep -q '"finished":true'; do
+                sleep 0.05
+            done; : >"$3") 2>/dev/null &
+            exec "$0" --disable-dht --disable-lsd --tracker-refresh-interval 2s --listen-port 6881 --ipv4-only \
+                --http-api-listen-addr 127.0.0.1:3030 download --overwrite -o "$1" "$2""#;
+        let mut command = scene.net.command(host, "sh");
+        command.args(["-c", SCRIPT]).arg(&self.program).arg(folder).arg(Torrent::file(scene));
+        command.arg(self.marker(scene, host)).arg(&self.curl);
+        Process::start(command, scene.dir, &format!("rqbit{host}"))
+    }
+}
+
+impl System for Rqbit {
+    fn name(&self) -> &'static str {
+        "rqbit"
+    }
+
+    fn version(&self) -> String {
+        first_line(&self.program, &["--version"])
+    }
+
+    fn serve(&self, scene: &Scene<'_>) -> Result<(Vec<Process>, String)> {
+        let tracker = self.torrent.serve(scene)?;
+        let seed = self.run(scene, 0, scene.content.parent().unwrap_or(Path::new("/")))?;
+        wait_for("rqbit", &self.marker(scene, 0))?;
+        Ok((vec![seed, tracker], String::new()))
+    }
+
+    fn fetch(&self, scene: &Scene<'_>, host: usize, _: &str) -> Result<Process> {
+        self.run(scene, host, &scene.dir.join(format!("folder{host}")))
+    }
+
+    fn copy(&self, scene: &Scene<'_>, host: usize) -> PathBuf {
+        scene.dir.join(format!("folder{host}/content"))
+    }
+}
+
 /// libtorrent, tuned as its guide says.
 pub(crate) struct Libtorrent(Torrent);
 
