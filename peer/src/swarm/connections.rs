@@ -9,7 +9,7 @@ use shoal_protocol::address::{Trust, reach};
 use shoal_protocol::announce::Handout;
 use shoal_protocol::limits::BITFIELD_BITS;
 use shoal_protocol::message::{GoodbyeReason, Hello};
-use shoal_protocol::{Message, WireError};
+use shoal_protocol::{Bitfield, Message, WireError};
 use std::time::Duration;
 
 /// Dial so many peers ourselves (and fill no more than two thirds of the limit); more may dial us, up to the limit. Well
@@ -186,11 +186,14 @@ impl Swarm {
         if let Some(mut spread) = self.spread.take() {
             let picker = &self.picker;
             // Once somebody has everything, all of it is out, even if that one and its neighbours leave: who finished a
-            // fetch mostly serves on, though not to a seed.
-            let all_out = self.counters.finished_peers > 0;
+            // fetch mostly serves on, though not to a seed. So it is while somebody is here who had everything at once.
+            let seeds = || self.sessions.values().any(Session::is_seed);
+            let all_out = self.counters.finished_peers > 0 || seeds();
             let have = &self.have;
+            // Who has only begun to say what it has was never counted.
+            let told = if session.told { &session.have } else { &Bitfield::none(0) };
             // What we lost ourselves stays out, too: it can't be given again.
-            spread.left(conn, &session.have, |p| all_out || !have.has(p) || picker.leechers_with(p) > 0);
+            spread.left(conn, told, |p| all_out || !have.has(p) || picker.leechers_with(p) > 0);
             self.spread = Some(spread);
         }
         self.pex.forget(conn);
