@@ -4,6 +4,7 @@
 //! small and look at every swarm's invariants after every event.
 
 mod churn;
+mod eclipse;
 mod hostile;
 mod mob;
 mod speed;
