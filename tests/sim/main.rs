@@ -6,6 +6,7 @@
 mod churn;
 mod eclipse;
 mod hostile;
+mod lines;
 mod mob;
 mod speed;
 mod stalls;
