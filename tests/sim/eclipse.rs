@@ -65,7 +65,7 @@ impl Siege {
                 _ => {}
             }
         }
-        self.swarm.check_invariants().unwrap();
+        self.swarm.check_invariants().expect("its accounts are in order");
         for conn in closed {
             self.open.remove(&conn);
             self.feed(Input::Closed { conn });

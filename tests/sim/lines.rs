@@ -46,6 +46,7 @@ fn up_part(cuts: &[Vec<(u64, u64)>], end_s: f64) -> f64 {
 
 /// The time with cables until the last is complete, over what it takes when none is pulled. A copy has to leave the origin,
 /// so it is the origin's time that counts, or the mean of all where that is less.
+#[expect(clippy::print_stdout, reason = "the figure")]
 fn cost(seed: u64, cuts: &Cuts) -> f64 {
     let healthy = world(seed).run();
     must_complete(&healthy);
