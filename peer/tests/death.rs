@@ -191,6 +191,7 @@ impl<'a> Mount<'a> {
     }
 
     /// One that says only when it writes back that it is full.
+    #[expect(clippy::print_stderr, reason = "who reads the log should see what was not tested")]
     fn ext4(world: &'a World, size: u64) -> Option<Self> {
         let image = world.path("image");
         fs::File::create(&image).unwrap().set_len(size).unwrap();
@@ -202,6 +203,7 @@ impl<'a> Mount<'a> {
         Self::mounted(world, &["-t", "ext4", "-o", "loop", image.to_str().unwrap()])
     }
 
+    #[expect(clippy::print_stderr, reason = "who reads the log should see what was not tested")]
     fn mounted(world: &'a World, words: &[&str]) -> Option<Self> {
         let dir = world.path("disk");
         fs::create_dir(&dir).unwrap();
