@@ -185,17 +185,39 @@ fn a_second_fetch_to_the_same_place_waits_for_the_first() {
 struct Mount<'a>(&'a World);
 
 impl<'a> Mount<'a> {
-    #[expect(clippy::print_stderr, reason = "who reads the log should see what was not tested")]
     fn new(world: &'a World, size: &str) -> Option<Self> {
+        let options = format!("size={size}");
+        Self::mounted(world, &["-t", "tmpfs", "-o", &options, "tmpfs"])
+    }
+
+    /// One that says only when it writes back that it is full.
+    #[expect(clippy::print_stderr, reason = "who reads the log should see what was not tested")]
+    fn ext4(world: &'a World, size: u64) -> Option<Self> {
+        let image = world.path("image");
+        fs::File::create(&image).unwrap().set_len(size).unwrap();
+        let made = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image).output();
+        if !made.is_ok_and(|output| output.status.success()) {
+            eprintln!("skipped: there is no mkfs.ext4");
+            return None;
+        }
+        Self::mounted(world, &["-t", "ext4", "-o", "loop", image.to_str().unwrap()])
+    }
+
+    #[expect(clippy::print_stderr, reason = "who reads the log should see what was not tested")]
+    fn mounted(world: &'a World, words: &[&str]) -> Option<Self> {
         let dir = world.path("disk");
         fs::create_dir(&dir).unwrap();
-        let options = format!("size={size}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&dir).output();
+        let mounted = Command::new("mount").args(words).arg(&dir).output();
         if mounted.is_ok_and(|output| output.status.success()) {
             return Some(Self(world));
         }
         eprintln!("skipped: this user may not mount a file system");
         None
+    }
+
+    fn free(&self) -> u64 {
+        let found = rustix::fs::statvfs(self.0.path("disk")).unwrap();
+        found.f_bavail * found.f_frsize
     }
 }
 
@@ -205,28 +227,33 @@ impl Drop for Mount<'_> {
     }
 }
 
-#[test]
-fn a_full_disk_ends_a_fetch_and_loses_nothing() {
-    let world = World::new();
+/// Fills what is left of a disk, but never more than it had, so that no mistake can fill a large one.
+fn fill(disk: &Mount<'_>) -> fs::File {
+    let mut ballast = fs::File::create(disk.0.path("disk/ballast")).unwrap();
+    let most = disk.free() / 4096 + 1;
+    // A file system that writes later takes more than it has room for, until it is asked to write.
+    assert!((0..most).any(|_| ballast.write_all(&[1; 4096]).is_err()) || ballast.sync_all().is_err());
+    ballast
+}
+
+fn a_full_disk(world: &World, disk: &Mount<'_>) {
     // Many files, as room for a file is taken when it is begun.
     for n in 0..32 {
         world.file(&format!("tree/{n}"), MIB / 4);
     }
     let seed = world.seed(&["tree"], &["--max-upload", "2M", "--piece-size", "64K"]);
-    let Some(_disk) = Mount::new(&world, "12m") else { return };
+    let there = fs::read_dir(world.path("disk")).unwrap().count();
     // Too little from the start: refused before anything travels.
-    world.file("disk/ballast", 6 * MIB);
+    world.file("disk/ballast", disk.free() as usize - 6 * MIB);
     let refused = world.fetch(&seed.link, "disk/out", &[]).end();
     assert!(refused.err.contains("bytes are needed"), "{}", refused.err);
     assert_eq!(refused.exits(6)["retry"], false);
-    assert_eq!(fs::read_dir(world.path("disk")).unwrap().count(), 1, "nothing is left of it");
+    assert_eq!(fs::read_dir(world.path("disk")).unwrap().count(), there + 1, "nothing is left of it");
     // Enough at the start, and then somebody else takes it.
     fs::remove_file(world.path("disk/ballast")).unwrap();
     let mut fetch = world.fetch(&seed.link, "disk/out", &[]);
     fetch.wait_for_done(MIB as u64);
-    let mut ballast = fs::File::create(world.path("disk/ballast")).unwrap();
-    // Never more than the small disk has, so that no mistake can fill a large one.
-    assert!((0..12 * MIB / 4096).any(|_| ballast.write_all(&[1; 4096]).is_err()));
+    let ballast = fill(disk);
     let full = fetch.end();
     assert!(full.err.contains("the disk is full") && full.err.contains("is kept"), "{}", full.err);
     full.exits(6);
@@ -238,6 +265,20 @@ fn a_full_disk_ends_a_fetch_and_loses_nothing() {
         "what was verified is not fetched again: {done}"
     );
     world.assert_same("tree", "disk/out");
+}
+
+#[test]
+fn a_full_disk_ends_a_fetch_and_loses_nothing() {
+    let world = World::new();
+    let Some(disk) = Mount::new(&world, "12m") else { return };
+    a_full_disk(&world, &disk);
+}
+
+#[test]
+fn a_full_disk_that_finds_out_when_it_writes_loses_nothing_either() {
+    let world = World::new();
+    let Some(disk) = Mount::ext4(&world, 40 << 20) else { return };
+    a_full_disk(&world, &disk);
 }
 
 #[test]
@@ -346,4 +387,22 @@ fn a_seed_that_starts_again_tells_an_edited_file_from_a_kept_one() {
     assert_ne!(third.id(), link.rsplit('/').next().unwrap(), "an edited file is another content, whatever its time");
     world.fetch(&third.link, "other", &[]).end().ok();
     world.assert_same("file", "other");
+}
+
+#[test]
+fn a_disk_without_room_for_more_files_ends_a_fetch_and_loses_nothing() {
+    let world = World::new();
+    for n in 0..100 {
+        world.file(&format!("tree/{n}"), 1_000 + n);
+    }
+    let seed = world.seed(&["tree"], &[]);
+    let Some(_disk) = Mount::new(&world, "12m,nr_inodes=50") else { return };
+    let refused = world.fetch(&seed.link, "disk/out", &[]).end();
+    assert!(refused.err.lines().any(|line| line.starts_with("error: ")), "{}", refused.err);
+    refused.exits(6);
+    assert!(!world.path("disk/out").exists());
+    let more = Command::new("mount").args(["-o", "remount,nr_inodes=1000"]).arg(world.path("disk")).status();
+    assert!(more.unwrap().success());
+    world.fetch(&seed.link, "disk/out", &[]).end().ok();
+    world.assert_same("tree", "disk/out");
 }

@@ -7,31 +7,17 @@
 
 mod common;
 
+use common::trace::{CALLS, can_trace, counted, sites};
 use common::{Running, World};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-
-/// Calls that change what is on a disk. `write` is left out: files are written by position, pipes are not the disk.
-const CALLS: &str = "pwrite64,pwritev,ftruncate,fallocate,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,\
-                     mkdir,mkdirat,rmdir,symlinkat,linkat,fchmod,fchmodat,fsetxattr,setxattr,utimensat,copy_file_range";
-/// Of each kind of call so many are tried by default.
-const TRIED: usize = 3;
-
-fn can_trace() -> bool {
-    let trace = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
-    trace.is_ok_and(|status| status.success())
-}
 
 /// A fetch to `out` under strace.
 fn traced(world: &World, link: &str, options: &[&str]) -> Running {
-    let peer = env!("CARGO_BIN_EXE_peer");
-    let mut words = vec!["-f", "-qq"];
-    words.extend(options);
-    words.extend([peer, "--json", "--no-config", "fetch", link, "-o", "out", "--listen", "127.0.0.1:0"]);
+    let mut words = vec!["--json", "--no-config", "fetch", link, "-o", "out", "--listen", "127.0.0.1:0"];
     words.extend(["--seed-for", "0s", "--stall-timeout", "60s"]);
-    Running::of(&mut world.command(Path::new("strace"), &words), &words)
+    common::trace::traced(world, options, Path::new(env!("CARGO_BIN_EXE_peer")), &words)
 }
 
 fn clean(world: &World) {
@@ -46,15 +32,7 @@ fn calls(world: &World, link: &str) -> BTreeMap<String, usize> {
     let trace = format!("trace={CALLS}");
     traced(world, link, &["-e", &trace, "-o", "trace"]).end().ok();
     world.assert_same("tree", "out");
-    let mut out = BTreeMap::new();
-    for line in fs::read_to_string(world.path("trace")).unwrap().lines() {
-        // PID CALL(…
-        let name =
-            line.split_whitespace().nth(1).and_then(|call| call.split_once('(')).map(|(name, _)| name.to_owned());
-        if let Some(name) = name.filter(|name| CALLS.split(',').any(|call| call == name)) {
-            *out.entry(name).or_insert(0) += 1;
-        }
-    }
+    let out = counted(&world.path("trace"), CALLS);
     clean(world);
     out
 }
@@ -65,7 +43,6 @@ fn a_fault_at_any_call_costs_no_more_than_a_second_run() {
         eprintln!("skipped: strace is missing or may not trace");
         return;
     }
-    let all = std::env::var("SHOAL_FAULTS").is_ok_and(|v| v == "all");
     let world = World::new();
     for (n, size) in [700, 0, 5_000, 150_000, 70_000].into_iter().enumerate() {
         world.file(&format!("tree/d{}/f{n}", n % 2), size);
@@ -74,43 +51,40 @@ fn a_fault_at_any_call_costs_no_more_than_a_second_run() {
     std::os::unix::fs::symlink("d0/f0", world.path("tree/link")).unwrap();
     let seed = world.seed(&["tree"], &["--piece-size", "64K"]);
     let calls = calls(&world, &seed.link);
-    let (mut tried, mut stopped, mut sites) = (0, 0, 0);
-    for (call, count) in &calls {
-        sites += count;
-        let step = if all { 1 } else { count.div_ceil(TRIED).max(1) };
-        for at in (1..=*count).step_by(step) {
-            for fault in ["signal=SIGKILL", "error=EIO", "error=ENOSPC"] {
-                let inject = format!("inject={call}:{fault}:when={at}");
-                let trace = format!("trace={call}");
-                let first = traced(&world, &seed.link, &["-e", &trace, "-e", &inject, "-o", "/dev/null"]).end();
-                let what = format!("{call} {at}, {fault}: {}", first.err);
-                tried += 1;
-                match (fault, first.code) {
-                    // Not every call decides: a record that can't be kept, a hint to the disk.
-                    (_, 0) => world.assert_same("tree", "out"),
-                    ("signal=SIGKILL", code) => assert!(code == 137 || code == -1, "{code}: {what}"),
-                    (_, code) => {
-                        assert_eq!(code, 6, "{what}");
-                        let line = first.err.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
-                        assert!(line.len() > 12 && line.len() < 400, "{what}");
-                    }
+    let (mut tried, mut stopped) = (0, 0);
+    for (call, at) in sites(&calls) {
+        for fault in ["signal=SIGKILL", "error=EIO", "error=ENOSPC"] {
+            let inject = format!("inject={call}:{fault}:when={at}");
+            let trace = format!("trace={call}");
+            let first = traced(&world, &seed.link, &["-e", &trace, "-e", &inject, "-o", "/dev/null"]).end();
+            let what = format!("{call} {at}, {fault}: {}", first.err);
+            tried += 1;
+            match (fault, first.code) {
+                // Not every call decides: a record that can't be kept, a hint to the disk.
+                (_, 0) => world.assert_same("tree", "out"),
+                ("signal=SIGKILL", code) => assert!(code == 137 || code == -1, "{code}: {what}"),
+                (_, code) => {
+                    assert_eq!(code, 6, "{what}");
+                    let line = first.err.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+                    assert!(line.len() > 12 && line.len() < 400, "{what}");
                 }
-                stopped += usize::from(first.code != 0);
-                if world.path("out").exists() {
-                    // Whole, whenever it has its name.
-                    world.assert_same("tree", "out");
-                }
-                let mut again = world.fetch(&seed.link, "out", &["--seed-for", "0s"]);
-                let again = again.end();
-                assert_eq!(again.code, 0, "the second run, after {what}\n{}", again.err);
-                world.assert_same("tree", "out");
-                for left in ["out.part", "out.part.journal", "out.part.journal.new"] {
-                    assert!(!world.path(left).exists(), "{left} is left after {what}");
-                }
-                clean(&world);
             }
+            stopped += usize::from(first.code != 0);
+            if world.path("out").exists() {
+                // Whole, whenever it has its name.
+                world.assert_same("tree", "out");
+            }
+            let mut again = world.fetch(&seed.link, "out", &["--seed-for", "0s"]);
+            let again = again.end();
+            assert_eq!(again.code, 0, "the second run, after {what}\n{}", again.err);
+            world.assert_same("tree", "out");
+            for left in ["out.part", "out.part.journal", "out.part.journal.new"] {
+                assert!(!world.path(left).exists(), "{left} is left after {what}");
+            }
+            clean(&world);
         }
     }
+    let sites: usize = calls.values().sum();
     eprintln!("{sites} calls of {} kinds, {tried} faults, {stopped} ended the fetch: {calls:?}", calls.len());
     assert!(calls.len() >= 6 && stopped > tried / 2);
 }

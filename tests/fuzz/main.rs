@@ -79,8 +79,25 @@ fn handout() {
 }
 
 #[test]
+fn link() {
+    run("link", 50_000);
+}
+
+#[test]
 fn journal() {
     run("journal", 1_000);
+}
+
+#[test]
+fn any_byte_of_a_journal_may_be_another() {
+    // `SHOAL_ALL=1` takes each in its turn; about so many there are in one.
+    let step = if std::env::var_os("SHOAL_ALL").is_some() { 1 } else { 23 };
+    for kind in [0x0c_u8, 0x0d, 0x0e] {
+        for at in (0..5_000_u32).step_by(step) {
+            let bytes = [&[kind, 1][..], &at.to_le_bytes(), &[0, 0xff, 1]].concat();
+            check("journal", harness::fuzz::journal, &format!("byte {at}"), &bytes);
+        }
+    }
 }
 
 #[test]

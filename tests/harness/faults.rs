@@ -37,4 +37,10 @@ pub enum Fault {
     Find(u32, u32),
     /// The tracker dies (the host doesn't matter).
     TrackerDies,
+    /// The tracker starts, or starts again, and knows nobody (the host doesn't matter).
+    TrackerReturns,
+    /// Its cable is out: it goes on, and nothing comes to it or from it. What was under way arrives later, as TCP sees to.
+    Unplug,
+    /// Its cable is in again.
+    Plug,
 }

@@ -39,6 +39,8 @@ pub struct Host {
     pub finished: Option<Time>,
     /// It does not react.
     pub stalled: bool,
+    /// Its cable is out.
+    pub unplugged: bool,
     /// What it does wrong.
     pub vices: Vices,
     /// It leaves this long after it completed.

@@ -10,6 +10,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -179,9 +180,7 @@ impl Net {
     /// # Errors
     /// When `nft` or the kernel refuses.
     pub fn lose(&self, host: usize, percent: u32) -> Result<()> {
-        let rule = format!("meta iifname eth0 numgen random mod 100 < {percent} drop");
-        let table = format!("table inet shoal {{\nchain lossy {{ type filter hook input priority 0; {rule}; }}\n}}");
-        ip(&["netns", "exec", &self.hosts[host].namespace, "nft", &table])
+        self.filter(host, &format!("meta iifname eth0 numgen random mod 100 < {percent} drop"))
     }
 
     /// Pulls a host's cable, or puts it back.
@@ -216,6 +215,63 @@ impl Net {
     /// When the system refuses.
     pub fn crossed(&self, zone: usize) -> Result<u64> {
         transmitted(&self.hub(zone - 1), &format!("to{zone}"))
+    }
+
+    /// Runs something of this program on a host, in a thread of its own: sockets that it makes are that host's.
+    ///
+    /// # Errors
+    /// When the namespace can't be entered.
+    pub fn inside<T: Send + 'static>(
+        &self,
+        host: usize,
+        what: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<std::thread::JoinHandle<T>> {
+        let path = format!("/run/netns/{}", self.hosts[host].namespace);
+        let namespace = File::open(&path).map_err(|error| format!("{path}: {error}"))?;
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+            let entered = rustix::thread::move_into_link_name_space(namespace.as_fd(), kind);
+            let fine = entered.is_ok();
+            let _ = sender.send(entered);
+            fine.then(what)
+        });
+        let entered = receiver.recv().map_err(|error| error.to_string())?;
+        entered.map_err(|error| format!("{path}: {error}"))?;
+        Ok(std::thread::spawn(move || thread.join().ok().flatten().unwrap_or_else(|| panic!("on a host"))))
+    }
+
+    /// Has a host throw away packets that are longer than this and count no reason for it, as a path that hides its MTU.
+    ///
+    /// # Errors
+    /// When `nft` or the kernel refuses.
+    pub fn swallow_longer_than(&self, host: usize, bytes: u32) -> Result<()> {
+        let rule = format!("meta iifname eth0 meta length > {bytes} drop");
+        self.filter(host, &rule)
+    }
+
+    /// Has a host answer no connection, and counts who tries: see [`Net::tries`].
+    ///
+    /// # Errors
+    /// When `nft` or the kernel refuses.
+    pub fn play_dead(&self, host: usize) -> Result<()> {
+        self.filter(host, "meta iifname eth0 tcp flags & (syn | ack) == syn counter drop")
+    }
+
+    /// How many first packets of connections a dead host has seen.
+    ///
+    /// # Errors
+    /// When `nft` doesn't say.
+    pub fn tries(&self, host: usize) -> Result<u64> {
+        let words = ["netns", "exec", &self.hosts[host].namespace, "nft", "list", "table", "inet", "shoal"];
+        let said = call("ip", &words)?;
+        let count = said.split("packets ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        count.ok_or_else(|| format!("nft doesn't count: {said}"))
+    }
+
+    fn filter(&self, host: usize, rule: &str) -> Result<()> {
+        let table = format!("table inet shoal {{\nchain lossy {{ type filter hook input priority 0; {rule}; }}\n}}");
+        ip(&["netns", "exec", &self.hosts[host].namespace, "nft", &table])
     }
 
     /// A command that will run on a host.

@@ -1,6 +1,7 @@
 //! A world: hosts, links, a tracker and a list of faults, played event by event.
 
 mod hosts;
+mod lines;
 mod network;
 mod tracker;
 mod zones;
@@ -102,6 +103,8 @@ pub struct World {
     zones: zones::Zones,
     faults: Vec<(When, usize, Fault)>,
     optional: Vec<usize>,
+    /// Whom hosts know before they ask anybody, as from a journal.
+    acquainted: Vec<(usize, Vec<usize>)>,
     // Running.
     now: Time,
     due: Queue<Event>,
@@ -154,6 +157,7 @@ impl World {
             zones: zones::Zones::default(),
             faults: Vec::new(),
             optional: Vec::new(),
+            acquainted: Vec::new(),
             now: Time(0),
             due: Queue::default(),
             hosts: Vec::new(),
@@ -309,6 +313,13 @@ impl World {
         self
     }
 
+    /// A host knows others before it asks anybody, as from its journal.
+    #[must_use]
+    pub fn knowing(mut self, host: usize, others: &[usize]) -> Self {
+        self.acquainted.push((host, others.to_vec()));
+        self
+    }
+
     /// Something goes wrong. Hosts are numbered in the order in which they were added.
     #[must_use]
     pub fn fault(mut self, when: When, host: usize, fault: Fault) -> Self {
@@ -370,6 +381,7 @@ impl World {
                 first_piece: None,
                 finished: None,
                 stalled: false,
+                unplugged: false,
                 vices: Vices::default(),
                 leaves_after: plan.leaves_after,
                 up: Uplink { rate: plan.up, ring: VecDeque::new(), busy: None, debt: 0 },
@@ -480,7 +492,7 @@ impl World {
             | Event::Have { lane, .. } => Some(self.lanes[*lane as usize].to()),
             _ => None,
         };
-        if let Some(host) = stalled.filter(|h| self.hosts[*h].stalled) {
+        if let Some(host) = stalled.filter(|h| self.hosts[*h].stalled).or_else(|| self.cut_off(&event)) {
             self.frozen.push((host, event));
             return;
         }

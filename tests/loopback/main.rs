@@ -6,6 +6,7 @@ mod ends;
 mod evil;
 mod hostile;
 mod http;
+mod lossy;
 mod manifests;
 mod transfer;
 

@@ -3,6 +3,8 @@
 //! Needs root and the tools that [`harness::netns`] names; without them each test says so and passes.
 #![expect(clippy::unwrap_used, reason = "a test that can not go on should stop where it stands")]
 
+mod weather;
+
 use harness::netns::{self, Family, Line, Net, Peers, Process};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -44,6 +46,15 @@ impl<'a> Transfer<'a> {
         let start = Instant::now();
         let fetches = (1..net.hosts()).map(|host| peers.fetch(host, &link, &words(host)).unwrap()).collect();
         Self { peers, content, size, seed, fetches, start }
+    }
+
+    /// Waits until every host has a copy.
+    fn wait(&self) {
+        for host in 1..=self.fetches.len() {
+            while !self.peers.copy(host).exists() && self.start.elapsed() < PATIENCE {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
     }
 
     /// Waits until every host has every byte; gives how many copies the seed has sent.

@@ -1,7 +1,7 @@
 //! Hosts and trackers that come and go.
 
 use crate::{blocky, down, must_complete, small, up};
-use harness::{Fault, When};
+use harness::{Fault, Report, When, World, mbit};
 use shoal_peer::swarm::Time;
 use shoal_peer::swarm::prng::Prng;
 
@@ -39,6 +39,41 @@ fn a_dead_tracker_does_not_matter_to_those_who_came_before() {
         let world = small(seed).pieces(128).origin(up(), down()).fetchers(6, up(), down());
         let report = world.fault(When::At(Time(100_000)), 0, Fault::TrackerDies).run();
         must_complete(&report);
+    }
+}
+
+#[test]
+fn a_tracker_that_was_never_there_does_not_matter_to_who_knows_two_others() {
+    for seed in 0..5 {
+        let mut rng = Prng::new(seed);
+        let mut world = small(seed).pieces(128).origin(up(), down()).fetchers(20, up(), down());
+        world = world.fault(When::At(Time(0)), 0, Fault::TrackerDies);
+        for host in 1..=20 {
+            // As from the journal of a run before: two of those who came earlier, whoever they are.
+            world = world.knowing(host, &[rng.below(host), rng.below(host)]);
+        }
+        must_complete(&world.run());
+    }
+}
+
+/// Forty hosts, and a tracker that loses its memory after so many seconds; a newcomer comes behind that.
+fn forgetful_tracker(pieces: u32, at_s: f64) -> Report {
+    let world = World::new(4).pieces(pieces).origin(mbit(4.0), down()).fetchers(40, mbit(4.0), down());
+    let world = world.late(1, up(), down(), at_s + 40.0);
+    let report = world.fault(When::At(Time((at_s * 1e6) as u64)), 0, Fault::TrackerReturns).run();
+    must_complete(&report);
+    report
+}
+
+#[test]
+fn a_tracker_that_starts_again_with_nothing_soon_knows_all_who_are_there() {
+    // A young swarm comes back within seconds; one that has settled within its interval, at most 72 s, which a longer world
+    // shows: `SHOAL_LONG=1`.
+    let long = std::env::var_os("SHOAL_LONG").map(|_| (3_400, 330.0, 75.0));
+    for (pieces, at_s, within_s) in [(600, 30.0, 30.0), (900, 70.0, 30.0)].into_iter().chain(long) {
+        let report = forgetful_tracker(pieces, at_s);
+        println!("the tracker forgot all after {at_s} s and had them after {:?} s more", report.relisted_s);
+        assert!(report.relisted_s.is_some_and(|s| s <= within_s), "{:?}: {report}", report.relisted_s);
     }
 }
 

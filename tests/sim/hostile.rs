@@ -3,6 +3,7 @@
 use crate::{blocky, down, must_complete, small, up};
 use harness::{Fault, Report, When, World, mbit};
 use shoal_peer::swarm::Time;
+use shoal_protocol::message::RejectReason;
 
 fn start() -> When {
     When::At(Time(0))
@@ -62,6 +63,26 @@ fn the_only_source_is_not_barred_for_its_bad_pieces() {
         let report = world.fault(When::At(Time(5_000_000)), 0, Fault::Corrupt(0.0)).run();
         must_complete(&report);
         assert!(report.convicted.iter().all(|(_, _, barred)| !barred), "{report} {:?}", report.convicted);
+    }
+}
+
+#[test]
+fn three_who_only_take_leave_the_others_their_share() {
+    for seed in 0..3 {
+        let world = || World::new(seed).pieces(600).origin(mbit(100.0), down()).fetchers(8, mbit(100.0), mbit(1000.0));
+        let fair = world().run();
+        must_complete(&fair);
+        let mut hogs = world();
+        for hog in 6..=8 {
+            hogs = hogs.fault(start(), hog, Fault::Reject(RejectReason::NoUpload));
+        }
+        let report = hogs.run();
+        must_complete(&report);
+        // The five get at least 70 of a hundred of the rate that they have among eight who give.
+        let last =
+            |report: &Report| report.finished[1..=5].iter().flatten().max().map_or(f64::MAX, |at| at.0 as f64 / 1e6);
+        println!("{:.2} s, {:.2} s when all give", last(&report), last(&fair));
+        assert!(last(&report) <= last(&fair) / 0.7, "{report}");
     }
 }
 

@@ -4,7 +4,9 @@
 //! small and look at every swarm's invariants after every event.
 
 mod churn;
+mod eclipse;
 mod hostile;
+mod lines;
 mod mob;
 mod speed;
 mod stalls;

@@ -75,3 +75,15 @@ fn fifteen_of_fifty_that_stall_or_refuse_delay_the_others_little() {
         assert!(report.last() <= 1.25 * healthy, "{healthy} s without them: {report}");
     }
 }
+
+#[test]
+fn thirty_of_fifty_that_stall_or_refuse_cost_the_others_less_than_twice_their_time() {
+    let pieces = pieces(128);
+    let healthy = peace(0, pieces, 30).last();
+    for fault in [Fault::Stall, Fault::Reject(RejectReason::NotHad)] {
+        let report = mob(0, pieces, 30, fault);
+        only_evil_are_blamed(&report, 30);
+        println!("{fault:?}, 30 of 50: {:.2} s, {healthy:.2} s without", report.last());
+        assert!(report.last() <= 2.0 * healthy, "{healthy} s without them: {report}");
+    }
+}

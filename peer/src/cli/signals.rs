@@ -53,6 +53,8 @@ impl Signals {
         // `nohup` means that a closing terminal doesn't matter.
         let mut hup = if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
         let mut one = signal(SignalKind::user_defined1())?;
+        // A file that may not grow further is an error of that write, not the end of the process without a word.
+        drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         let (flag, output) = (Arc::clone(&cancelled), output.clone());
         tokio::spawn(async move {
             let mut asked = false;

@@ -5,11 +5,11 @@ use super::session::Session;
 use super::state::{Swarm, TICK};
 use super::{ConnId, Output, Time, TrackerId, zones};
 use core::net::{IpAddr, SocketAddr};
-use shoal_protocol::address::{Trust, reach};
+use shoal_protocol::address::{Reach, Trust, reach, subnet};
 use shoal_protocol::announce::Handout;
 use shoal_protocol::limits::BITFIELD_BITS;
 use shoal_protocol::message::{GoodbyeReason, Hello};
-use shoal_protocol::{Message, WireError};
+use shoal_protocol::{Bitfield, Message, WireError};
 use std::time::Duration;
 
 /// Dial so many peers ourselves (and fill no more than two thirds of the limit); more may dial us, up to the limit. Well
@@ -25,8 +25,21 @@ const REDIAL: Duration = Duration::from_secs(2);
 /// A piece that a peer sent wrong is not asked of it again for so long; a fetch whose only source had one bad moment must
 /// be able to end.
 pub(super) const BAD_FOR: Duration = Duration::from_secs(60);
+/// Who dialled us and then moved no payload at all for so long, or none any more, is a stranger and no neighbour: it takes
+/// no place from those whom we would dial, and in a full house it makes room. Or a few dozen connections that do nothing but
+/// stay would keep a fetch from its sources, and a seed from its fetchers, for ever.
+const STRANGER_AFTER: Duration = Duration::from_secs(10);
+const IDLE_AFTER: Duration = Duration::from_secs(60);
+/// Places that only those get whom a fetch dials itself: it chose them, the others chose it.
+const KEPT_FOR_OURS: usize = 2;
 /// Peers that left blocks behind and are remembered for the case that those are bad.
 const DEPARTED_MAX: usize = 1_024;
+
+fn is_stranger(session: &Session, now: Time) -> bool {
+    let (bytes, since) = session.moved;
+    let after = if bytes == 0 { STRANGER_AFTER } else { IDLE_AFTER };
+    session.incoming && !session.closing && now.since(since) >= after
+}
 
 impl Swarm {
     pub(super) fn connected(
@@ -38,6 +51,8 @@ impl Swarm {
         hello: Hello,
         rtt_us: u64,
     ) {
+        let most = self.config.max_peers;
+        let ours = if dialled.is_some() || self.have.is_complete() { 0 } else { KEPT_FOR_OURS.min(most / 4) };
         let refuse = if hello.peer == self.config.peer {
             Some((GoodbyeReason::Duplicate, None))
         } else if self.blame.is_barred(now, hello.peer) {
@@ -45,7 +60,8 @@ impl Swarm {
         } else {
             match self.resolve_duplicate(&hello, dialled.is_some()) {
                 Some(other) => Some((GoodbyeReason::Duplicate, Some(other))),
-                None if self.open_sessions() >= self.config.max_peers && !self.make_room() => {
+                None if dialled.is_none() && self.is_crowded(remote.ip()) => Some((GoodbyeReason::TooManyPeers, None)),
+                None if self.open_sessions() >= most - ours && !self.make_room(now) => {
                     Some((GoodbyeReason::TooManyPeers, None))
                 }
                 None => None,
@@ -113,13 +129,33 @@ impl Swarm {
     }
 
     /// Makes room for a newcomer by ending a connection that is of no use to either side.
-    pub(super) fn make_room(&mut self) -> bool {
+    fn make_room(&mut self, now: Time) -> bool {
         let complete = self.have.is_complete();
         let idle = self.sessions.iter().find(|(_, s)| complete && s.is_seed() && !s.closing).map(|(c, _)| *c);
         if let Some(conn) = idle {
             self.close(conn, GoodbyeReason::NothingToDo);
+            return true;
         }
-        idle.is_some()
+        self.sessions.values_mut().for_each(|s| s.note_moved(now));
+        let strangers = self.sessions.iter().filter(|(_, s)| is_stranger(s, now));
+        // The one that has done nothing for the longest time.
+        let stranger = strangers.min_by_key(|(_, s)| s.moved.1).map(|(c, _)| *c);
+        if let Some(conn) = stranger {
+            self.close(conn, GoodbyeReason::TooManyPeers);
+        }
+        stranger.is_some()
+    }
+
+    /// Whether a quarter of the places is taken by those who dialled us from one network on the internet, in a house that
+    /// is half full. Private networks are spared: there, whole swarms are in one.
+    fn is_crowded(&self, remote: IpAddr) -> bool {
+        let most = self.config.max_peers;
+        if reach(remote) != Reach::Global || self.open_sessions() * 2 < most {
+            return false;
+        }
+        let network = subnet(remote);
+        let same = |s: &&Session| s.incoming && !s.closing && subnet(s.remote.ip()) == network;
+        self.sessions.values().filter(same).count() * 4 >= most
     }
 
     pub(super) fn send_bitfield(&mut self, now: Time, conn: ConnId) {
@@ -187,11 +223,14 @@ impl Swarm {
         if let Some(mut spread) = self.spread.take() {
             let picker = &self.picker;
             // Once somebody has everything, all of it is out, even if that one and its neighbours leave: who finished a
-            // fetch mostly serves on, though not to a seed.
-            let all_out = self.counters.finished_peers > 0;
+            // fetch mostly serves on, though not to a seed. So it is while somebody is here who had everything at once.
+            let seeds = || self.sessions.values().any(Session::is_seed);
+            let all_out = self.counters.finished_peers > 0 || seeds();
             let have = &self.have;
+            // Who has only begun to say what it has was never counted.
+            let told = if session.told { &session.have } else { &Bitfield::none(0) };
             // What we lost ourselves stays out, too: it can't be given again.
-            spread.left(conn, &session.have, |p| all_out || !have.has(p) || picker.leechers_with(p) > 0);
+            spread.left(conn, told, |p| all_out || !have.has(p) || picker.leechers_with(p) > 0);
             self.spread = Some(spread);
         }
         self.pex.forget(conn);
@@ -243,7 +282,12 @@ impl Swarm {
     pub(super) fn dial(&mut self, now: Time) {
         let degree = if self.book.count() <= FEW { DEGREE_FEW } else { DEGREE };
         let degree = degree.min((self.config.max_peers * 2).div_ceil(3));
-        let room = degree.saturating_sub(self.open_sessions() + self.book.dialing());
+        let mut neighbours = self.open_sessions();
+        if neighbours >= degree {
+            self.sessions.values_mut().for_each(|s| s.note_moved(now));
+            neighbours -= self.sessions.values().filter(|s| is_stranger(s, now)).count();
+        }
+        let room = degree.saturating_sub(neighbours + self.book.dialing());
         for addr in self.book.dials(now, room, self.have.is_complete(), &mut self.rng) {
             if self.blame.addr_is_barred(now, addr) {
                 self.book.refused(now, addr, false, &mut self.rng);

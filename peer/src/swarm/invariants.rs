@@ -3,6 +3,7 @@
 use super::pieces::{BlockState, Stage};
 use super::requests::Asked;
 use super::state::Swarm;
+use shoal_protocol::Bitfield;
 
 macro_rules! must {
     ($condition:expr, $($text:tt)+) => {
@@ -24,7 +25,9 @@ impl Swarm {
         self.check_zones()?;
         self.turns.check(self.sessions.iter().map(|(c, s)| (*c, s)))?;
         if let Some(spread) = &self.spread {
-            spread.check(self.sessions.iter().map(|(c, s)| (*c, &s.have)))?;
+            // What a peer has counts when it has said all of it.
+            let none = Bitfield::none(self.geometry.pieces());
+            spread.check(self.sessions.iter().map(|(c, s)| (*c, if s.told { &s.have } else { &none })))?;
         }
         Ok(())
     }

@@ -90,6 +90,8 @@ pub struct Session {
     pub cv_late: Option<u32>,
     /// Payload bytes that came from it.
     pub delivered: u64,
+    /// Payload that had passed in both directions when this was last looked at, and since when it has been as much.
+    pub moved: (u64, Time),
     /// It was never let in.
     pub refused_here: bool,
     /// It ended the connection because it doesn't want us: dialling again backs off.
@@ -149,12 +151,21 @@ impl Session {
             no_cvs_until: Time(0),
             cv_late: None,
             delivered: 0,
+            moved: (0, now),
             counted_finished: false,
             refused_here: false,
             unwelcome: false,
             closing: false,
             cancelled: VecDeque::new(),
             unasked: 0,
+        }
+    }
+
+    /// Looks whether payload has passed since the last look.
+    pub fn note_moved(&mut self, now: Time) {
+        let bytes = self.delivered + self.up.total();
+        if bytes != self.moved.0 {
+            self.moved = (bytes, now);
         }
     }
 

@@ -382,7 +382,8 @@ impl Swarm {
 
     fn tick(&mut self, now: Time) {
         for (tracker, event) in self.announcer.due(now) {
-            let want = self.config.max_peers.saturating_sub(self.sessions.len()).min(50) as u16;
+            // A few always: those who are here may be strangers who came to keep others out.
+            let want = self.config.max_peers.saturating_sub(self.sessions.len()).clamp(8, 50) as u16;
             self.out.push_back(Output::Announce { tracker, event, want });
         }
         self.dial(now);

@@ -2,6 +2,9 @@
 //! that ends with it. Tests wait for facts (a record, a line, an end), each with a deadline, and never for time.
 #![allow(dead_code, reason = "every test binary takes its own part of this")]
 
+#[cfg(target_os = "linux")]
+pub(crate) mod trace;
+
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -82,6 +85,11 @@ impl World {
             .map(|n| text(&running.wait_nth("a link", n, |record| record["type"] == "ready"), "link"))
             .collect();
         Seed { link: links[0].clone(), links, running }
+    }
+
+    /// The tracker's program, where it was built.
+    pub(crate) fn tracker_program() -> Option<PathBuf> {
+        Some(Path::new(env!("CARGO_BIN_EXE_peer")).with_file_name("tracker")).filter(|program| program.exists())
     }
 
     /// A tracker in a process of its own where its program was built, else inside this one.
@@ -266,6 +274,14 @@ impl Running {
 
     fn wait_nth(&self, what: &str, nth: usize, is_it: impl Fn(&Value) -> bool) -> Value {
         self.until(what, |said| said.records.iter().filter(|record| is_it(record)).nth(nth).cloned())
+    }
+
+    /// Waits for a record or the end, whichever comes first.
+    pub(crate) fn wait_or_end(&self, is_it: impl Fn(&Value) -> bool) -> Option<Value> {
+        self.until("record, and no end", |said| {
+            let found = said.records.iter().find(|record| is_it(record)).cloned();
+            if found.is_none() && said.open > 0 { None } else { Some(found) }
+        })
     }
 
     /// Waits until stderr has this.

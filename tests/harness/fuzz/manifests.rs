@@ -53,6 +53,14 @@ fn is_whole(manifest: &Manifest) {
         assert_eq!(again.entries(), manifest.entries());
     }
     assert_eq!(blake3::hash(&manifest.to_binary()).as_bytes(), &id.0);
+    assert_eq!(manifest.to_binary().len(), manifest.binary_len() as usize);
+    let mut other = id;
+    other.0[31] ^= 1;
+    assert!(Manifest::parse_with_id(&manifest.to_binary(), other).is_err(), "by another id");
+    // Hints are no part of what it is.
+    let renamed = manifest.clone().with_hints(Hints { name: Some("x".into()), ..Hints::default() });
+    assert_eq!(renamed.map(|renamed| renamed.id()), Ok(id));
+    assert!(manifest.files() <= manifest.entries().len());
     let mut before: Option<&Entry> = None;
     for entry in manifest.entries() {
         if manifest.shape() == Shape::Tree {

@@ -4,12 +4,14 @@
 
 mod disk;
 mod frames;
+mod links;
 mod manifests;
 mod session;
 mod tracker;
 
 pub use disk::{journal, paths};
 pub use frames::frames;
+pub use links::link;
 pub use manifests::{manifest, structure};
 pub use session::session;
 pub use tracker::{announce, handout};
@@ -18,13 +20,14 @@ pub use tracker::{announce, handout};
 pub type Entry = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const ENTRIES: [(&str, Entry); 8] = [
+pub const ENTRIES: [(&str, Entry); 9] = [
     ("manifest", manifest),
     ("structure", structure),
     ("frames", frames),
     ("session", session),
     ("announce", announce),
     ("handout", handout),
+    ("link", link),
     ("journal", journal),
     ("paths", paths),
 ];

@@ -3,6 +3,7 @@
 use super::Choices;
 use crate::open_tracker::open_tracker;
 use shoal_protocol::address::{Reach, Trust, reach};
+use shoal_protocol::announce::zone_nearness;
 use shoal_protocol::limits::{ANNOUNCE_BYTES, HANDOUT_PEERS, INTERVAL_S, PORT_MIN};
 use shoal_protocol::{Announce, Handout};
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +24,9 @@ pub fn announce(bytes: &[u8]) {
             continue;
         }
         let Ok(announce) = serde_json::from_slice::<Announce>(body) else { continue };
+        let said = serde_json::to_vec(&announce).unwrap();
+        assert_eq!(serde_json::from_slice::<Announce>(&said).ok().as_ref(), Some(&announce), "said again");
+        assert!(zone_nearness(&announce.zone, "dc1/room2") <= 2);
         let Ok(handout) = service.announce(n as u64 * 1_000, &announce, remote, here) else {
             continue;
         };

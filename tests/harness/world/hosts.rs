@@ -10,6 +10,9 @@ use shoal_protocol::Bitfield;
 use shoal_protocol::message::GoodbyeReason;
 use std::sync::Arc;
 
+/// How long a dial into nothing takes.
+const DIAL_US: u64 = 5_000_000;
+
 impl World {
     pub(super) fn join(&mut self, host: usize) {
         let plan = &self.plans[host];
@@ -32,6 +35,10 @@ impl World {
         };
         self.hosts[host].swarm = Some(Box::new(Swarm::new(self.now, config)));
         self.hosts[host].joined = self.now;
+        for (_, others) in self.acquainted.clone().into_iter().filter(|(who, _)| *who == host) {
+            let addrs = others.into_iter().map(super::addr_of).collect();
+            self.feed(host, Input::Peers(addrs));
+        }
         self.feed(host, Input::Timeout);
     }
 
@@ -71,13 +78,12 @@ impl World {
             Fault::Stall => self.hosts[host].stalled = true,
             Fault::Resume => {
                 self.hosts[host].stalled = false;
-                let (thawed, frozen): (Vec<_>, Vec<_>) =
-                    std::mem::take(&mut self.frozen).into_iter().partition(|(h, _)| *h == host);
-                self.frozen = frozen;
-                for (_, event) in thawed {
-                    self.after(0, event);
-                }
-                self.start_uplink(host);
+                self.thaw(host);
+            }
+            Fault::Unplug => self.hosts[host].unplugged = true,
+            Fault::Plug => {
+                self.hosts[host].unplugged = false;
+                self.thaw(host);
             }
             Fault::Join => {
                 self.join(host);
@@ -93,6 +99,7 @@ impl World {
                 self.feed(host, Input::Found { pieces: (first..first + count).collect() });
             }
             Fault::TrackerDies => self.tracker.dead = true,
+            Fault::TrackerReturns => self.tracker.restart(self.now),
         }
     }
 
@@ -241,8 +248,9 @@ impl World {
                 self.hang_up(conn, Some(reason));
             }
             Output::Dial { addr } => {
-                let us = 3 * self.latency_us;
-                let event = match host_at(addr) {
+                let there = host_at(addr).filter(|to| !self.is_cut(host, *to));
+                let us = if there.is_none() && host_at(addr).is_some() { DIAL_US } else { 3 * self.latency_us };
+                let event = match there {
                     Some(to) => Event::Dialled { from: host as u32, to: to as u32 },
                     None => {
                         Event::Input { host: host as u32, input: Box::new(Input::DialFailed { addr, forget: false }) }
@@ -303,6 +311,7 @@ impl World {
         self.report.waste = wasted.map(|bytes| bytes as f64 / (downloaded as f64).max(1.0));
         self.report.wasted = self.report.waste.iter().sum();
         self.report.ended = self.now;
+        self.report.relisted_s = self.tracker.relisted_s;
         self.report.first_piece.sort_by(f64::total_cmp);
         self.report.origin_copies = self.report.origin_bytes as f64 / self.geometry.bytes() as f64;
         self.report.origin_twice = self.sent_twice as f64 / self.geometry.bytes() as f64;

@@ -150,7 +150,7 @@ impl World {
     }
 
     pub(super) fn start_uplink(&mut self, host: usize) {
-        while self.hosts[host].up.busy.is_none() && !self.hosts[host].stalled {
+        while self.hosts[host].up.busy.is_none() && !self.hosts[host].stalled && !self.hosts[host].unplugged {
             let Some(lane) = self.hosts[host].up.ring.pop_front() else { return };
             self.lanes[lane].queued = false;
             if !self.lanes[lane].is_ready() {

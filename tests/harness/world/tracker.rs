@@ -1,7 +1,7 @@
 //! The tracker: the real registry, asked without HTTP in between.
 
 use super::{Event, World};
-use shoal_peer::swarm::Input;
+use shoal_peer::swarm::{Input, Time};
 use shoal_protocol::announce::{Announce, Event as AnnounceEvent, Handout, HandoutPeer};
 use shoal_protocol::{PeerId, SwarmId};
 use shoal_tracker::registry::{Registry, RegistryConfig};
@@ -18,6 +18,11 @@ pub(super) struct Tracker {
     registry: Registry,
     rng: Rng,
     pub(super) dead: bool,
+    seed: u64,
+    /// When it last started with nothing, after the beginning.
+    started: Option<Time>,
+    /// How long after that it was until it had nearly all who are there on its list.
+    pub(super) relisted_s: Option<f64>,
     /// Answers on their way, by host.
     answers: std::collections::BTreeMap<usize, Handout>,
 }
@@ -25,7 +30,13 @@ pub(super) struct Tracker {
 impl Tracker {
     pub(super) fn new(seed: u64) -> Self {
         let registry = Registry::new(RegistryConfig::default());
-        Self { registry, rng: Rng::new(seed), dead: false, answers: std::collections::BTreeMap::new() }
+        let answers = std::collections::BTreeMap::new();
+        Self { registry, rng: Rng::new(seed), dead: false, seed, started: None, relisted_s: None, answers }
+    }
+
+    /// It is there, and knows nobody.
+    pub(super) fn restart(&mut self, now: Time) {
+        *self = Self { started: Some(now), ..Self::new(self.seed ^ now.0) };
     }
 
     /// The host's announces get no answer any more; its record stays until it expires, as that of any process that dies.
@@ -33,8 +44,13 @@ impl Tracker {
         self.answers.remove(&host);
     }
 
-    fn ask(&mut self, now_ms: u64, announce: &Announce, addr: SocketAddr) -> Option<Handout> {
+    fn ask(&mut self, now: Time, announce: &Announce, addr: SocketAddr, alive: usize) -> Option<Handout> {
+        let now_ms = now.0 / 1_000;
         let answer = self.registry.announce(now_ms, announce, addr.ip(), REACHED, &|_| true, &mut self.rng).ok()?;
+        let listed = (answer.seeds + answer.leechers) as usize;
+        if let Some(started) = self.started.filter(|_| self.relisted_s.is_none() && listed * 100 >= alive * 95) {
+            self.relisted_s = Some(now.since(started).as_secs_f64());
+        }
         let peers = answer
             .peers
             .iter()
@@ -46,7 +62,9 @@ impl Tracker {
 
 impl World {
     pub(super) fn announce(&mut self, host: usize, tracker: usize, event: AnnounceEvent, want: u16) {
+        let alive = self.hosts.iter().filter(|h| h.is_alive()).count();
         if !self.tracker.dead
+            && !self.hosts[host].unplugged
             && let Some(swarm) = &self.hosts[host].swarm
         {
             let peer: PeerId = self.hosts[host].peer;
@@ -65,7 +83,7 @@ impl World {
                 label: String::new(),
                 reason: None,
             };
-            if let Some(handout) = self.tracker.ask(self.now.0 / 1000, &announce, addr) {
+            if let Some(handout) = self.tracker.ask(self.now, &announce, addr, alive) {
                 self.tracker.answers.insert(host, handout);
             }
         }

@@ -1,0 +1,166 @@
+//! What a machine and its users may do to a fetch: start it many times at once (L10), end it by any signal in any phase
+//! (L12), give it few descriptors (L7) and small files (L3), or stop it for a while (L9).
+#![expect(clippy::unwrap_used, reason = "a test that can not go on should stop where it stands")]
+
+mod common;
+
+use common::{MIB, Running, World, closed_port, eventually, number};
+use rustix::process::Signal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+fn often(name: &str, few: usize) -> usize {
+    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(few)
+}
+
+#[test]
+fn of_many_fetches_to_one_place_one_does_the_work_and_all_end_well() {
+    let starts = often("SHOAL_STARTS", 12);
+    let world = World::new();
+    world.tree("tree", MIB);
+    let seed = world.seed(&["tree"], &["--piece-size", "64K"]);
+    let mut fetches: Vec<Running> =
+        (0..starts).map(|_| world.fetch(&seed.link, "out", &["--seed-for", "0s"])).collect();
+    let (mut changed, mut downloaded) = (0, 0);
+    for fetch in &mut fetches {
+        let done = fetch.end().ok();
+        changed += usize::from(done["changed"] == true);
+        downloaded += number(&done, "downloaded");
+    }
+    world.assert_same("tree", "out");
+    let once = number(&world.run(&["show", &seed.link]).ok(), "bytes");
+    assert_eq!((changed, downloaded), (1, once), "of {starts}");
+}
+
+/// What a fetch is doing when the signal comes.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    /// Nobody answers at the link's host.
+    Looking,
+    /// It knows what it wants, and nobody has it.
+    Waiting,
+    /// Pieces come.
+    Fetching,
+    /// It has all and serves.
+    Staying,
+}
+
+#[test]
+fn each_signal_in_each_phase_ends_a_fetch_at_once_and_it_goes_on_later() {
+    let world = World::new();
+    world.file("file", 6 * MIB);
+    let seed = world.seed(&["file"], &["--piece-size", "64K"]);
+    // It names nobody who could be asked.
+    world.run(&["create", "file", "-o", "m", "--piece-size", "64K"]).ok();
+    let dead = format!("http://127.0.0.1:{}/m/{}", closed_port(), seed.id());
+    let slow = ["--max-download", "1M"];
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 143)] {
+        for phase in [Phase::Looking, Phase::Waiting, Phase::Fetching, Phase::Staying] {
+            let out = format!("out-{}-{phase:?}", signal.as_raw());
+            let mut fetch = match phase {
+                Phase::Looking => world.fetch(&dead, &out, &[]),
+                Phase::Waiting => world.fetch("m", &out, &["--peer", &format!("127.0.0.1:{}", closed_port())]),
+                Phase::Fetching => world.fetch(&seed.link, &out, &slow),
+                Phase::Staying => world.fetch(&seed.link, &out, &["--seed-for", "forever"]),
+            };
+            match phase {
+                Phase::Looking => fetch.wait_for_talk("waiting for"),
+                Phase::Waiting => drop(fetch.wait("progress", |record| record["type"] == "progress")),
+                Phase::Fetching => drop(fetch.wait_for_done(1)),
+                Phase::Staying => drop(fetch.wait("completion", |record| record["type"] == "complete")),
+            }
+            let asked = Instant::now();
+            fetch.signal(signal);
+            let done = fetch.end();
+            // Two seconds is the rule; a busy machine gets some more.
+            assert!(asked.elapsed() < Duration::from_secs(6), "{signal:?} {phase:?}: {:?}", asked.elapsed());
+            let complete = matches!(phase, Phase::Staying);
+            assert!(
+                done.code == code || (complete && done.code == 0),
+                "{signal:?} {phase:?}: {}: {}",
+                done.code,
+                done.err
+            );
+            if matches!(phase, Phase::Fetching) {
+                let told = done.records.iter().rev().find_map(|record| record["done"].as_u64());
+                let kept = told.unwrap_or(0);
+                let again = world.fetch(&seed.link, &out, &["--seed-for", "0s"]).end().ok();
+                assert!(number(&again, "downloaded") + kept <= 6 * MIB as u64 + MIB as u64 / 8, "{kept}: {again}");
+            }
+            if matches!(phase, Phase::Fetching | Phase::Staying) {
+                world.assert_same("file", &out);
+            }
+        }
+    }
+}
+
+/// A fetch or seed behind `prlimit`.
+fn limited(world: &World, limit: &str, words: &[&str]) -> Running {
+    let mut all = vec![limit, env!("CARGO_BIN_EXE_peer"), "--json", "--no-config"];
+    all.extend(words);
+    Running::of(&mut world.command(Path::new("prlimit"), &all), &all)
+}
+
+#[expect(clippy::print_stderr, reason = "who reads the log should see what was not tested")]
+fn has_prlimit() -> bool {
+    let found = std::process::Command::new("prlimit").arg("--version").output().is_ok_and(|o| o.status.success());
+    if !found {
+        eprintln!("skipped: prlimit is missing");
+    }
+    found
+}
+
+#[test]
+fn few_descriptors_mean_fewer_peers_and_no_end() {
+    if !has_prlimit() {
+        return;
+    }
+    let world = World::new();
+    world.tree("tree", 4 * MIB);
+    let seed = limited(&world, "--nofile=64", &["seed", "tree", "--listen", "127.0.0.1:0"]);
+    let link = common::text(&seed.wait("a link", |record| record["type"] == "ready"), "link");
+    // More who say nothing than it has descriptors for.
+    let addr = common::host_of(&link);
+    let silent: Vec<_> = (0..100).filter_map(|_| std::net::TcpStream::connect(&addr).ok()).collect();
+    let words = ["fetch", &link, "-o", "out", "--listen", "127.0.0.1:0", "--seed-for", "0s"];
+    limited(&world, "--nofile=64", &words).end().ok();
+    world.assert_same("tree", "out");
+    drop(silent);
+    eventually("descriptors are given back", || {
+        std::fs::read_dir(format!("/proc/{}/fd", seed.pid())).is_ok_and(|dir| dir.count() < 40)
+    });
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_a_failure_of_the_machine_and_not_a_crash() {
+    if !has_prlimit() {
+        return;
+    }
+    let world = World::new();
+    world.file("file", 4 * MIB);
+    let seed = world.seed(&["file"], &["--piece-size", "64K"]);
+    let words = ["fetch", &seed.link, "-o", "out", "--listen", "127.0.0.1:0", "--seed-for", "0s"];
+    let done = limited(&world, "--fsize=1048576", &words).end();
+    assert!(done.err.lines().any(|line| line.starts_with("error: ")), "{}", done.err);
+    done.exits(6);
+    assert!(!world.path("out").exists());
+    world.fetch(&seed.link, "out", &["--seed-for", "0s"]).end().ok();
+    world.assert_same("file", "out");
+}
+
+#[test]
+fn a_fetch_that_was_stopped_for_a_while_goes_on() {
+    let world = World::new();
+    world.file("file", 8 * MIB);
+    let seed = world.seed(&["file"], &["--piece-size", "64K", "--max-upload", "3M"]);
+    let mut fetch = world.fetch(&seed.link, "out", &["--seed-for", "0s"]);
+    fetch.wait_for_done(MIB as u64);
+    fetch.signal(Signal::STOP);
+    // Long enough for the seed to find that nothing is read; `SHOAL_SECONDS=60` is what a suspended machine is.
+    std::thread::sleep(Duration::from_secs(often("SHOAL_SECONDS", 4) as u64));
+    fetch.signal(Signal::CONT);
+    let done = fetch.end().ok();
+    world.assert_same("file", "out");
+    assert!(number(&done, "downloaded") <= 8 * MIB as u64 + MIB as u64, "{done}");
+    assert_eq!(number(&done, "bad_pieces"), 0);
+}
