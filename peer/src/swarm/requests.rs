@@ -1,13 +1,13 @@
 //! How much to ask of one peer at a time, and until when to wait for it.
 //!
-//! The window is the bandwidth-delay product as observed and some more (see [`delay`](super::delay)), and where that comes near the least, one of those more, so
-//! that one is on its way while the next is asked for; at most [`WINDOW_MAX`], at least a block or, where it is smaller, a
-//! piece. Each arrival refills it at once. On a shared uplink little should be asked for: what waits in a queue there can't
-//! be had elsewhere. In the simulator's star of 16 hosts (40 Mbit/s, control frames 50 ms late) four pieces of 64 KiB
-//! instead of one cost 2 % of time with 128 MiB and a quarter with 4 MiB; two blocks instead of one with 1 MiB pieces cost
-//! 2 % of time and 1.7 % of duplicates instead of 0.1 %. An origin that chooses the pieces itself has at least
-//! [`WINDOW_MIN`] asked of it, as nothing is bound by that. A peer that owes blocks and sends nothing for
-//! four times its usual gap between arrivals (never less than [`PATIENCE_MIN`]) is **snubbed**: others get its work.
+//! The window is the bandwidth-delay product as observed and some more (see [`delay`](super::delay)), and where that comes
+//! near the least, one of those more, so that one is on its way while the next is asked for; at most [`WINDOW_MAX`], at least
+//! two blocks or, where it is smaller, a piece. Each arrival refills it at once. On a shared uplink little should be asked
+//! for: what waits in a queue there has to be taken back before it can be had elsewhere. In the simulator's star of 16 hosts
+//! (40 Mbit/s, control frames 50 ms late) four pieces of 64 KiB instead of one cost 2 % of time with 128 MiB and a quarter
+//! with 4 MiB. An origin that chooses the pieces itself has at least [`WINDOW_MIN`] asked of it, as nothing is bound by
+//! that. A peer that owes blocks and sends nothing for four times its usual gap between arrivals (never less than
+//! [`PATIENCE_MIN`]), or says nothing when a block is taken back, is **snubbed**: others get its work.
 
 use super::delay::Delay;
 use super::rate::Meter;
@@ -191,10 +191,11 @@ impl Pipeline {
         asked.map(|a| a.recalled = Some((thief, now))).is_some()
     }
 
-    /// Whether the peer has said nothing for too long on a block that was taken back.
+    /// Whether the peer has said nothing for too long on a block that was taken back; what is on its way to us from
+    /// everybody comes in `backlog`.
     #[must_use]
-    pub fn is_deaf(&self, now: Time) -> bool {
-        let patience = RECALL_PATIENCE.max(self.delay.recent() * 2);
+    pub fn is_deaf(&self, now: Time, backlog: Duration) -> bool {
+        let patience = RECALL_PATIENCE.max(self.delay.recent() * 2).max(backlog * 2).min(PATIENCE_MAX);
         let since = |a: &Asked| a.recalled.map(|(_, at)| at.max(self.waiting_since));
         self.asked.iter().filter_map(since).any(|since| now.since(since) > patience)
     }
@@ -314,11 +315,12 @@ mod tests {
         p.ask(at(0), block(0));
         assert!(!p.recall(at(0), block(1), 7), "it was not asked for");
         assert!(p.recall(at(100), block(0), 7) && !p.recall(at(100), block(0), 8));
-        assert!(!p.is_deaf(at(1_050)) && p.is_deaf(at(1_200)));
+        assert!(!p.is_deaf(at(1_050), Duration::ZERO) && p.is_deaf(at(1_200), Duration::ZERO));
+        assert!(!p.is_deaf(at(1_200), Duration::from_secs(1)), "our own line is slow");
         p.progress(at(1_100));
-        assert!(!p.is_deaf(at(2_050)), "what is on its way comes first");
+        assert!(!p.is_deaf(at(2_050), Duration::ZERO), "what is on its way comes first");
         assert_eq!(p.take(block(0)).unwrap().recalled, Some((7, at(100))));
-        assert!(!p.is_deaf(at(9_000)));
+        assert!(!p.is_deaf(at(9_000), Duration::ZERO));
     }
 
     #[test]
