@@ -191,11 +191,10 @@ impl Pipeline {
         asked.map(|a| a.recalled = Some((thief, now))).is_some()
     }
 
-    /// Whether the peer has said nothing for too long on a block that was taken back; what is on its way to us from
-    /// everybody comes in `backlog`.
+    /// Whether the peer has said nothing for too long on a block that was taken back.
     #[must_use]
-    pub fn is_deaf(&self, now: Time, backlog: Duration) -> bool {
-        let patience = RECALL_PATIENCE.max(self.delay.recent() * 2).max(backlog * 2).min(PATIENCE_MAX);
+    pub fn is_deaf(&self, now: Time) -> bool {
+        let patience = RECALL_PATIENCE.max(self.delay.recent() * 2);
         let since = |a: &Asked| a.recalled.map(|(_, at)| at.max(self.waiting_since));
         self.asked.iter().filter_map(since).any(|since| now.since(since) > patience)
     }
@@ -315,12 +314,11 @@ mod tests {
         p.ask(at(0), block(0));
         assert!(!p.recall(at(0), block(1), 7), "it was not asked for");
         assert!(p.recall(at(100), block(0), 7) && !p.recall(at(100), block(0), 8));
-        assert!(!p.is_deaf(at(1_050), Duration::ZERO) && p.is_deaf(at(1_200), Duration::ZERO));
-        assert!(!p.is_deaf(at(1_200), Duration::from_secs(1)), "our own line is slow");
+        assert!(!p.is_deaf(at(1_050)) && p.is_deaf(at(1_200)));
         p.progress(at(1_100));
-        assert!(!p.is_deaf(at(2_050), Duration::ZERO), "what is on its way comes first");
+        assert!(!p.is_deaf(at(2_050)), "what is on its way comes first");
         assert_eq!(p.take(block(0)).unwrap().recalled, Some((7, at(100))));
-        assert!(!p.is_deaf(at(9_000), Duration::ZERO));
+        assert!(!p.is_deaf(at(9_000)));
     }
 
     #[test]

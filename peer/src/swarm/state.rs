@@ -413,32 +413,25 @@ impl Swarm {
             self.peers_due = now + TELL_PEERS;
             self.tell_owed_haves(now, false);
         }
-        let backlog = self.backlog(now);
         let late = |s: &Session| {
             now.since(s.heard) > IDLE
                 || now.since(s.spoke) > KEEP_ALIVE
                 || s.cv_asked.is_some_and(|(_, at)| now.since(at) > CV_PATIENCE)
                 || s.pipeline.asks > 0
-                || s.pipeline.is_deaf(now, backlog)
+                || s.pipeline.is_deaf(now)
                 || s.pipeline.is_overdue(now)
         };
         let due = self.sessions.iter().filter(|(_, s)| !s.closing && (peers_due || late(s)));
         let due: Vec<ConnId> = due.map(|(conn, _)| *conn).collect();
         for conn in due {
-            self.sweep_session(now, conn, backlog);
+            self.sweep_session(now, conn);
             if peers_due {
                 self.tell_peers(now, conn);
             }
         }
     }
 
-    /// How long what was asked for takes at the rate at which anything comes.
-    fn backlog(&mut self, now: Time) -> Duration {
-        let owed: u64 = self.sessions.values().map(|s| s.pipeline.bytes).sum();
-        Duration::from_secs_f64((owed as f64 / self.total_down.rate(now).max(1.0)).min(IDLE.as_secs_f64()))
-    }
-
-    fn sweep_session(&mut self, now: Time, conn: ConnId, backlog: Duration) {
+    fn sweep_session(&mut self, now: Time, conn: ConnId) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         if session.closing {
             return;
@@ -456,7 +449,7 @@ impl Swarm {
             self.count_zone(conn);
         }
         let Some(session) = self.sessions.get_mut(&conn) else { return };
-        let overdue = session.pipeline.is_overdue(now) || session.pipeline.is_deaf(now, backlog);
+        let overdue = session.pipeline.is_overdue(now) || session.pipeline.is_deaf(now);
         if now.since(session.spoke) > KEEP_ALIVE {
             self.send(now, conn, Message::KeepAlive);
         }
