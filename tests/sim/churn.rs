@@ -115,3 +115,30 @@ fn newcomers_do_not_dial_the_same_peer_for_ever() {
     let report = world.run();
     must_complete(&report);
 }
+
+#[test]
+fn where_newcomers_never_end_those_with_slow_lines_are_not_left_behind() {
+    const HOSTS: usize = 60;
+    const SLOW: usize = 9;
+    const LEAVE: usize = 15;
+    for seed in [2, 3, 7, 9] {
+        let mut rng = Prng::new(seed ^ 0x5eed);
+        let (up, down) = (mbit(100.0), mbit(1000.0));
+        let mut world = World::new(seed).pieces(150).piece_size(1 << 20).latency_ms(20.0).slice_kib(256);
+        world = world.origin(up, down).fetchers(SLOW, up / 10.0, down / 10.0).fetchers(HOSTS - SLOW, up, down);
+        let mut victims: Vec<usize> = (1..=HOSTS).collect();
+        rng.shuffle(&mut victims);
+        let mut moment = || When::At(Time(rng.below(15_000_000) as u64));
+        for victim in victims.into_iter().take(LEAVE) {
+            world = world.fault(moment(), victim, Fault::Kill);
+        }
+        world = world.joiners(LEAVE, up, down);
+        for newcomer in HOSTS + 1..=HOSTS + LEAVE {
+            world = world.fault(moment(), newcomer, Fault::Join).optional(newcomer);
+        }
+        let report = world.run();
+        must_complete(&report);
+        // 1.23 to 1.35; up to 1.7 while turns came one by one as long as any newcomer waited.
+        assert!(report.last_staying / report.bound < 1.42, "{report}");
+    }
+}
