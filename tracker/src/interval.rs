@@ -7,9 +7,9 @@ use crate::rng::Rng;
 use shoal_protocol::limits::INTERVAL_S;
 
 /// Below this age everything is still in motion: a flash crowd finds itself within seconds.
-const YOUNG_S: u32 = 60;
+pub const YOUNG_S: u32 = 60;
 /// Below this age newcomers are still likely.
-pub const SETTLING_S: u32 = 300;
+const SETTLING_S: u32 = 300;
 /// With fewer peers than this each newcomer matters to those who lack something.
 const FEW: usize = 8;
 /// The most announces a second that one swarm is asked for.
@@ -24,7 +24,7 @@ pub fn interval_s(fixed: Option<u32>, age_s: u32, seeds: usize, leechers: usize,
     let base = fixed.unwrap_or_else(|| {
         let wish = match (age_s, leechers) {
             (0..YOUNG_S, _) => 3,
-            (_, 1..) if peers < FEW => 5,
+            (_, 1..) | (0..SETTLING_S, _) if peers < FEW => 5,
             (0..SETTLING_S, _) => 20,
             (_, 1..) => 60,
             (_, 0) => 90,
@@ -55,6 +55,7 @@ mod tests {
         for _ in 0..500 {
             assert!((2..=4).contains(&interval_s(None, 0, 1, 10, &mut rng)));
             assert!((4..=6).contains(&interval_s(None, 10_000, 1, 2, &mut rng)));
+            assert!((4..=6).contains(&interval_s(None, 100, 1, 0, &mut rng)));
             assert!((16..=24).contains(&interval_s(None, 100, 1, 200, &mut rng)));
             assert!((48..=72).contains(&interval_s(None, 10_000, 10, 20, &mut rng)));
             assert!((72..=108).contains(&interval_s(None, 10_000, 10, 0, &mut rng)));

@@ -10,7 +10,7 @@
 
 use crate::cidr::Cidr;
 use crate::handout::{Asker, Chosen, addresses, pick};
-use crate::interval::{SETTLING_S, interval_s, ttl_s};
+use crate::interval::{YOUNG_S, interval_s, ttl_s};
 use crate::rng::Rng;
 use crate::swarm::{Budget, Extra, Full, Key, Record, Swarm};
 use shoal_protocol::announce::{HandoutPeer, SwarmCounts};
@@ -157,9 +157,9 @@ pub struct Registry {
     extras: Budget,
 }
 
-/// Time begins so late that a swarm can be settled before this process was there.
+/// Time begins so late that a swarm can be older than this process was there.
 fn seconds(now_ms: u64) -> u32 {
-    u32::try_from(now_ms / 1000).unwrap_or(u32::MAX).saturating_add(SETTLING_S)
+    u32::try_from(now_ms / 1000).unwrap_or(u32::MAX).saturating_add(YOUNG_S)
 }
 
 impl Registry {
@@ -230,8 +230,9 @@ impl Registry {
         let swarm = &mut shard.swarms[at].1;
         if swarm.is_empty() {
             // Whose first peer has been there before is not young: this tracker is. Else all swarms of a tracker that starts
-            // again would be told to return within seconds, at once.
-            swarm.born_s = if announce.event == Event::Started { now_s } else { now_s - SETTLING_S };
+            // again would be told to return within seconds, at once; but as soon as while it settles, so that those who are
+            // left wait for nobody who was told a minute.
+            swarm.born_s = if announce.event == Event::Started { now_s } else { now_s - YOUNG_S };
         }
         swarm.touched_s = now_s;
         let asker = Asker { ip, reached_at, key, id: announce.peer, seed, zone: &announce.zone };
