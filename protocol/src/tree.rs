@@ -61,19 +61,17 @@ pub fn piece_cv(offset: u64, bytes: &[u8]) -> Option<Hash> {
 #[must_use]
 pub fn root_of(cvs: &[Hash]) -> Option<Hash> {
     let (left, right) = cvs.split_at_checked(left_leaves(cvs.len())?)?;
-    Some(merge_subtrees_root(&subtree_cv(left)?, &subtree_cv(right)?, Mode::Hash).into())
+    Some(merge_subtrees_root(&fold(left)?, &fold(right)?, Mode::Hash).into())
 }
 
-/// The CV of the subtree above consecutive leaves that start at a multiple of a power of two not below their number;
-/// `None` for none. It is no root: for that there is [`root_of`].
-#[must_use]
-pub fn subtree_cv(cvs: &[Hash]) -> Option<Hash> {
+/// The CV of the subtree above consecutive leaves that start at a multiple of a power of two not below their number.
+fn fold(cvs: &[Hash]) -> Option<Hash> {
     match cvs {
         [] => None,
         [one] => Some(*one),
         more => {
             let (left, right) = more.split_at_checked(left_leaves(more.len())?)?;
-            Some(merge_subtrees_non_root(&subtree_cv(left)?, &subtree_cv(right)?, Mode::Hash))
+            Some(merge_subtrees_non_root(&fold(left)?, &fold(right)?, Mode::Hash))
         }
     }
 }
@@ -106,7 +104,7 @@ pub fn make_batch(cvs: &[Hash], wanted: Range<u32>, out: &mut Vec<Hash>) {
     fn walk(cvs: &[Hash], low: usize, wanted: &Range<usize>, out: &mut Vec<Hash>) {
         let n = cvs.len();
         if wanted.end <= low || low + n <= wanted.start {
-            out.extend(subtree_cv(cvs));
+            out.extend(fold(cvs));
             return;
         }
         match left_leaves(n) {
@@ -377,7 +375,7 @@ mod tests {
     fn a_merged_pair_in_place_of_two_cvs_is_refused() {
         let cvs = cvs_of(&bytes(4 * 1024), 1024);
         let root = root_of(&cvs).unwrap();
-        let merged = [subtree_cv(&cvs[..2]).unwrap(), subtree_cv(&cvs[2..]).unwrap()];
+        let merged = [fold(&cvs[..2]).unwrap(), fold(&cvs[2..]).unwrap()];
         assert!(check_batch(&root, 4, 0..4, &cvs).is_some());
         assert!(check_batch(&root, 4, 0..4, &merged).is_none());
         // For a claimed length of two leaves it folds: which is why the length comes from the manifest.

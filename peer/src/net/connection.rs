@@ -10,7 +10,7 @@ use super::handshake::Opened;
 use super::limiter::Limiter;
 use super::send_file::{self, Patience, WRITE_STUCK};
 use super::socket;
-use crate::store::{ReadError, Source, block_cv};
+use crate::store::{ReadError, Source};
 use crate::swarm::ConnId;
 use bytes::{Buf, BufMut, BytesMut};
 use shoal_protocol::Message;
@@ -336,9 +336,7 @@ impl Reader {
                 let event = match message {
                     Message::Block(block) => {
                         let buffer = self.payload(block).await?;
-                        // Here and not on another thread, whose core would have to fetch the bytes from this one's cache.
-                        let cv = block_cv(&self.shared.geometry, block, &buffer[..block.length as usize]);
-                        Event::Block { conn: self.conn, block, buffer, cv }
+                        Event::Block { conn: self.conn, block, buffer }
                     }
                     message => Event::Message { conn: self.conn, message },
                 };

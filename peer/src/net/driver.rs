@@ -16,7 +16,7 @@ use shoal_protocol::announce::{Announce, Event as AnnounceEvent, Handout, StopRe
 use shoal_protocol::geometry::Piece;
 use shoal_protocol::message::{Block, GoodbyeReason, Hello};
 use shoal_protocol::{Hash, Manifest, Message, PeerId, SwarmId};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,8 +56,6 @@ pub enum Event {
         block: Block,
         /// Its bytes.
         buffer: Buffer,
-        /// What they hash to, if the block is a subtree.
-        cv: Option<Hash>,
     },
     /// Part of a block.
     Progress {
@@ -160,9 +158,7 @@ struct Driver {
     links: BTreeMap<ConnId, Link>,
     next_conn: ConnId,
     /// The block that the logic is deciding on.
-    arrived: Option<(Buffer, Option<Hash>)>,
-    /// What was done on the disk at once, to be told to the logic when it is drained.
-    done: VecDeque<Event>,
+    arrived: Option<Buffer>,
     trackers: Vec<TrackerState>,
     incoming: u32,
     /// Who is behind each connection, and who of them ever sent payload.
@@ -188,7 +184,6 @@ impl Driver {
             links: BTreeMap::new(),
             next_conn: 0,
             arrived: None,
-            done: VecDeque::new(),
             trackers,
             incoming: 0,
             names: BTreeMap::new(),
@@ -214,9 +209,6 @@ impl Driver {
         let mut stats_due = tokio::time::interval(STATS);
         stats_due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            while let Some(event) = self.done.pop_front() {
-                self.event(event);
-            }
             let due = self.swarm.next_timeout();
             let wait = due.since(self.now());
             tokio::select! {
@@ -258,8 +250,8 @@ impl Driver {
                 });
             }
             Event::Message { conn, message } => self.input(Input::Message { conn, message }),
-            Event::Block { conn, block, buffer, cv } => {
-                self.arrived = Some((buffer, cv));
+            Event::Block { conn, block, buffer } => {
+                self.arrived = Some(buffer);
                 self.sources.extend(self.names.get(&conn));
                 self.input(Input::BlockArrived { conn, block });
                 self.arrived = None;
@@ -330,8 +322,8 @@ impl Driver {
                 None => self.end(conn, "there is no such manifest segment"),
             },
             Output::Store { block, last } => {
-                if let Some((buffer, cv)) = self.arrived.take() {
-                    self.disk(Job::Store { block, buffer, cv, last });
+                if let (Some(buffer), Some(place)) = (self.arrived.take(), &self.job.place) {
+                    self.job.core.disk.give(place, Job::Store { block, buffer, last });
                 }
             }
             Output::Discard => self.arrived = None,
@@ -368,9 +360,9 @@ impl Driver {
         }
     }
 
-    fn disk(&mut self, job: Job) {
+    fn disk(&self, job: Job) {
         if let Some(place) = &self.job.place {
-            self.done.extend(self.job.core.disk.give(place, job));
+            self.job.core.disk.give(place, job);
         }
     }
 

@@ -4,8 +4,8 @@
 //! - [`scan`](fn@scan) turns a path into a manifest, `cache` lets the next scan skip what has not changed;
 //! - [`SeedSource`] serves a scanned path, [`Download`] is a fetch's place on disk and serves it too, [`MemorySource`]
 //!   is for tests: all three are a [`Source`];
-//! - `layout` says which files a block lies in, [`BlockCvs`] hashes a piece block by block, [`PieceCheck`] verifies one
-//!   that comes in order, `parallel` and `hashing` read and hash many files at the pace of the machine;
+//! - `layout` says which files a block lies in, [`PieceCheck`] verifies a piece while it arrives, `parallel` and
+//!   `hashing` read and hash many files at the pace of the machine;
 //! - `beneath` opens files below a root without ever following a link, `journal` keeps what a fetch has,
 //!   `completion` remembers that a place is complete, [`verify`](fn@verify) checks one.
 
@@ -15,7 +15,6 @@ use std::io;
 use std::sync::Arc;
 
 mod beneath;
-mod block_cvs;
 mod cache;
 mod completion;
 mod download;
@@ -33,7 +32,6 @@ mod stamp;
 mod verify;
 mod walk;
 
-pub use block_cvs::{BlockCvs, block_cv};
 pub use completion::{Recorded, recorded};
 pub use download::{
     Download, DownloadOptions, Existing, Opened, SyncMode, missing_bytes, read_journal_manifest, unfinished,

@@ -194,15 +194,6 @@ impl Download {
         Ok(())
     }
 
-    /// Whether a block of this piece would go to a large file that is open, so that only the bytes have to be written.
-    #[must_use]
-    pub fn is_open_for(&self, piece: u32) -> bool {
-        match self.manifest.geometry().piece(piece) {
-            Some(Piece::Subtree { entry, .. }) => self.tree.is_writable(entry),
-            _ => false,
-        }
-    }
-
     fn beat(&self) {
         {
             let mut last = lock(&self.beat);
