@@ -29,6 +29,8 @@ pub enum Fault {
     Corrupt(f64),
     /// It answers each request with this reject.
     Reject(RejectReason),
+    /// It takes each request and sends nothing; a block that is taken back it lets go at once. So it never looks dead.
+    Withhold,
     /// A disk read of any block fails.
     CanNotRead,
     /// It finds these pieces changed: (first, count).

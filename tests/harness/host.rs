@@ -16,6 +16,8 @@ pub struct Vices {
     pub reject: Option<RejectReason>,
     /// Its reads fail.
     pub can_not_read: bool,
+    /// It takes requests, sends nothing, and lets go of a block whenever that is taken back.
+    pub withholds: bool,
 }
 
 /// One machine.

@@ -180,9 +180,7 @@ impl Swarm {
                 && self.zones.allow(session.nearness, **p, false)
                 && !(session.assigns && self.is_elsewhere(now, **p))
         })?;
-        let length = self.geometry.piece_length(piece);
-        self.pieces.own(piece, length, conn);
-        self.on_piece.insert(conn, piece);
+        self.put_on(conn, piece);
         self.next_block(conn, piece)
     }
 
@@ -214,9 +212,14 @@ impl Swarm {
             session.may_send(now, p) && zones.allow(session.nearness, p, idle)
         })?;
         self.picker.remove(piece);
+        self.put_on(conn, piece);
+        self.next_block(conn, piece)
+    }
+
+    /// A peer is asked for the blocks of a piece from now on.
+    pub(super) fn put_on(&mut self, conn: ConnId, piece: u32) {
         let length = self.geometry.piece_length(piece);
         self.pieces.own(piece, length, conn).solo |= self.blame.open.contains_key(&piece);
         self.on_piece.insert(conn, piece);
-        self.next_block(conn, piece)
     }
 }

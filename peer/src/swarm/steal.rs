@@ -160,9 +160,7 @@ impl Swarm {
         if listed {
             self.picker.remove(piece);
         }
-        let length = self.geometry.piece_length(piece);
-        self.pieces.own(piece, length, conn).solo |= self.blame.open.contains_key(&piece);
-        self.on_piece.insert(conn, piece);
+        self.put_on(conn, piece);
     }
 }
 

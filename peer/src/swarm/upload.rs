@@ -34,6 +34,7 @@ const TURN_STUCK_CROWD: Duration = Duration::from_millis(60);
 pub const STARVED: Duration = Duration::from_secs(3);
 /// Most bytes handed to one connection's writer; with [`writer_room`] bounds what can't be reordered any more.
 pub const WRITER_MAX: u64 = 4 * BLOCK_BYTES as u64;
+
 /// How many bytes may be in a connection's writer: what it sends in a tenth of a second, one block at least.
 pub fn writer_room(session: &mut Session, now: Time) -> u64 {
     let tenth = (session.up.rate(now) / 10.0) as u64;

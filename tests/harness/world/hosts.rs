@@ -91,6 +91,7 @@ impl World {
             }
             Fault::Corrupt(p) => self.hosts[host].vices.corrupt = p,
             Fault::Reject(reason) => self.hosts[host].vices.reject = Some(reason),
+            Fault::Withhold => self.hosts[host].vices.withholds = true,
             Fault::CanNotRead => self.hosts[host].vices.can_not_read = true,
             Fault::Lose(first, count) => {
                 self.feed(host, Input::Lost { pieces: (first..first + count).collect() });

@@ -7,7 +7,7 @@ use crate::report::SENT_SLOT_US;
 use shoal_peer::swarm::prng::Prng;
 use shoal_peer::swarm::{ConnId, Input, QUEUE_DEPTH, Time};
 use shoal_protocol::Message;
-use shoal_protocol::message::{Block, GoodbyeReason, Hello};
+use shoal_protocol::message::{Block, GoodbyeReason, Hello, RejectReason};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -218,8 +218,16 @@ impl World {
 
     pub(super) fn deliver_frame(&mut self, lane: usize, message: Message) {
         let (to, conn, open) = (self.lanes[lane].to(), Lane::receiver_name(lane), self.lanes[lane].open);
-        if open {
-            self.feed(to, Input::Message { conn, message });
+        if !open {
+            return;
+        }
+        match message {
+            Message::Request(_) if self.hosts[to].vices.withholds => {}
+            Message::Cancel(block) if self.hosts[to].vices.withholds => {
+                let reason = RejectReason::Cancelled;
+                self.send(to, conn, Item::Frame(Message::Reject { block, reason }));
+            }
+            message => self.feed(to, Input::Message { conn, message }),
         }
     }
 
@@ -233,7 +241,7 @@ impl World {
             }
             let conn = Lane::receiver_name(lane);
             match payload {
-                Payload::Frame(message) => self.feed(to, Input::Message { conn, message }),
+                Payload::Frame(message) => self.deliver_frame(lane, message),
                 Payload::Part => self.feed(to, Input::BlockProgress { conn }),
                 Payload::Block(block, good) => {
                     self.hosts[to].disk.arrived.push_back((block, good, from));
