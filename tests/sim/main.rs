@@ -3,6 +3,7 @@
 //! A failing test prints the seed and the world. Worlds are issue-sized only where a number is claimed; all others are
 //! small and look at every swarm's invariants after every event.
 
+mod cancel;
 mod churn;
 mod eclipse;
 mod hostile;

@@ -190,11 +190,10 @@ impl Front {
             }
         };
         let refused = service.announce_quickly(&bytes[body.clone()], guest.remote, guest.local, &mut desk.body).err();
-        // What lies behind the request; nothing, mostly.
+        // What lies behind the request; nothing, mostly. Who sends more ahead than there is room for gets this answer only.
         let rest = &bytes[body.end..];
-        self.large = None;
-        self.more = !rest.is_empty();
-        self.held = rest.to_vec();
+        let close = close || !self.keep(rest, service);
+        self.more = !self.held.is_empty();
         guest.place.used(guest.pace.idle());
         if let Some(refused) = refused {
             self.close = close || refused.closes();
@@ -215,13 +214,23 @@ impl Front {
 
     /// Keeps half a request until more of it comes. `false` if there is no room for it.
     fn hold(&mut self, bytes: &[u8], service: &Service, pace: &Pace) -> bool {
-        if bytes.len() > SMALL && self.large.is_none() {
+        let kept = self.keep(bytes, service);
+        if kept {
+            pace.head();
+        }
+        kept
+    }
+
+    /// Keeps what came and was not looked at yet. `false` if there is no room for it.
+    fn keep(&mut self, bytes: &[u8], service: &Service) -> bool {
+        if bytes.len() <= SMALL {
+            self.large = None;
+        } else if self.large.is_none() {
             let Ok(permit) = service.inner.large.clone().try_acquire_owned() else { return false };
             self.large = Some(permit);
         }
         self.held.reserve_exact(bytes.len());
         self.held.extend_from_slice(bytes);
-        pace.head();
         true
     }
 }
@@ -302,7 +311,36 @@ mod tests {
     use super::*;
     use crate::ServiceConfig;
     use crate::disk::{DiskConfig, DiskStore};
+    use hyper_util::rt::TokioIo;
+    use std::future::poll_fn;
     use std::sync::Arc;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn who_sends_more_ahead_than_there_is_room_for_gets_one_answer_and_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = DiskStore::open(directory.path(), DiskConfig::default()).unwrap();
+        let (service, pace) = (Service::new(ServiceConfig::default(), Arc::new(store)), Pace::new());
+        let _all = service.inner.large.clone().try_acquire_many_owned(LARGE_MOST as u32).unwrap();
+        let body = format!(r#"{{"swarm":"{:064x}","peer":"{:032x}","port":7171,"event":"progress","left":0}}"#, 1, 2);
+        let head = "POST /v1/announce HTTP/1.1\r\nhost: t\r\ncontent-type: application/json";
+        let one = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        for (count, answers) in [(SMALL / one.len(), SMALL / one.len()), (SMALL / one.len() + 2, 1)] {
+            let (mut theirs, ours) = tokio::io::duplex(1 << 20);
+            theirs.write_all(one.repeat(count).as_bytes()).await.unwrap();
+            theirs.shutdown().await.unwrap();
+            let here = IpAddr::from([127, 0, 0, 1]);
+            let place = service.inner.doors.enter(here).unwrap();
+            let guest = Guest { remote: here, local: here, pace: &pace, place: &place };
+            let (mut front, mut io) = (Front::default(), TokioIo::new(ours));
+            assert_eq!(poll_fn(|cx| front.poll(cx, &mut io, &service, guest)).await, End::Over);
+            drop(io);
+            let mut said = String::new();
+            theirs.read_to_string(&mut said).await.unwrap();
+            assert_eq!(said.matches("HTTP/1.1 200 OK").count(), answers, "{count} at once: {said}");
+            assert_eq!(said.contains("connection: close"), answers < count, "{count} at once");
+        }
+    }
 
     #[test]
     fn what_half_requests_hold_is_bounded_for_one_and_for_all() {

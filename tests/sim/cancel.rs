@@ -1,0 +1,90 @@
+//! What a seed answers when requests are taken back, word by word.
+
+use harness::loopback::{Content, hello};
+use shoal_peer::swarm::{Config, ConnId, Input, Output, Swarm, Time};
+use shoal_protocol::message::{Block, RejectReason};
+use shoal_protocol::{Bitfield, Message, PeerId, SwarmId};
+use std::sync::Arc;
+
+const PEER: ConnId = 1;
+const PIECE: u32 = 64 << 10;
+
+/// A seed of sixteen pieces, and whoever is connected to it.
+struct Seed(Swarm);
+
+impl Seed {
+    fn new() -> Self {
+        let content = Content::tree(1, &[16 * PIECE as usize], PIECE);
+        let geometry = content.manifest.geometry();
+        let config = Config {
+            zone: String::new(),
+            roots: geometry.large().iter().map(|large| content.manifest.root(large.entry)).collect(),
+            peer: PeerId([1; 16]),
+            have: Bitfield::all(geometry.pieces()),
+            cvs: content.cvs.iter().copied().map(Some).collect(),
+            origin: false,
+            upload: true,
+            max_peers: 8,
+            trackers: 0,
+            allow_private: false,
+            seed: 1,
+            geometry: Arc::new(geometry.clone()),
+        };
+        let mut seed = Self(Swarm::new(Time(0), config));
+        let hello = hello(SwarmId([7; 32]), 2);
+        let remote = "10.0.0.2:40000".parse().unwrap();
+        seed.tell(Input::Connected { conn: PEER, remote, dialled: None, hello, rtt_us: 1_000 });
+        seed.hear(Message::HaveNone);
+        seed
+    }
+
+    fn tell(&mut self, input: Input) -> Vec<Output> {
+        self.0.handle(Time(1_000), input);
+        std::iter::from_fn(|| self.0.poll()).collect()
+    }
+
+    fn hear(&mut self, message: Message) -> Vec<Output> {
+        self.tell(Input::Message { conn: PEER, message })
+    }
+}
+
+fn block(piece: u32) -> Block {
+    Block { piece, offset: 0, length: PIECE }
+}
+
+fn sends(outputs: &[Output]) -> Vec<Block> {
+    outputs.iter().filter_map(|o| if let Output::SendBlock { block, .. } = o { Some(*block) } else { None }).collect()
+}
+
+fn rejects(outputs: &[Output]) -> Vec<(Block, RejectReason)> {
+    let reject = |o: &Output| match o {
+        Output::Send { message: Message::Reject { block, reason }, .. } => Some((*block, *reason)),
+        _ => None,
+    };
+    outputs.iter().filter_map(reject).collect()
+}
+
+#[test]
+fn every_request_is_answered_once_also_where_it_is_taken_back() {
+    let mut seed = Seed::new();
+    let mut sent: Vec<Block> = (0..16).flat_map(|piece| sends(&seed.hear(Message::Request(block(piece))))).collect();
+    assert!(sent.contains(&block(0)) && !sent.contains(&block(15)), "a writer takes few at a time: {sent:?}");
+    assert_eq!(rejects(&seed.hear(Message::Cancel(block(0)))), [], "it is on its way");
+    assert_eq!(rejects(&seed.hear(Message::Cancel(block(15)))), [(block(15), RejectReason::Cancelled)]);
+    assert_eq!(rejects(&seed.hear(Message::Cancel(block(15)))), [], "it was answered");
+    let mut next = 0;
+    while let Some(done) = sent.get(next).copied() {
+        sent.extend(sends(&seed.tell(Input::BlockSent { conn: PEER, block: done })));
+        next += 1;
+    }
+    sent.sort_unstable_by_key(|block| block.piece);
+    assert_eq!(sent, (0..15).map(block).collect::<Vec<_>>());
+}
+
+#[test]
+fn taking_back_a_whole_piece_has_no_answer() {
+    let mut seed = Seed::new();
+    (0..16).for_each(|piece| drop(seed.hear(Message::Request(block(piece)))));
+    assert_eq!(rejects(&seed.hear(Message::Cancel(Block { piece: 15, offset: 0, length: 0 }))), []);
+    assert_eq!(rejects(&seed.hear(Message::Cancel(block(15)))), [], "it is gone");
+}
