@@ -82,6 +82,14 @@ fn every_request_is_answered_once_also_where_it_is_taken_back() {
 }
 
 #[test]
+fn what_was_asked_for_twice_is_answered_twice() {
+    let mut seed = Seed::new();
+    (0..16).for_each(|piece| drop(seed.hear(Message::Request(block(piece)))));
+    drop(seed.hear(Message::Request(block(15))));
+    assert_eq!(rejects(&seed.hear(Message::Cancel(block(15)))), [(block(15), RejectReason::Cancelled); 2]);
+}
+
+#[test]
 fn taking_back_a_whole_piece_has_no_answer() {
     let mut seed = Seed::new();
     (0..16).for_each(|piece| drop(seed.hear(Message::Request(block(piece)))));

@@ -217,16 +217,10 @@ impl Session {
         self.cancelled.push_back((block, why));
     }
 
-    /// A cancelled block has its answer: why it was cancelled.
+    /// A cancelled block has its answer: why it was cancelled. A cancel of a whole piece has none.
     pub fn take_cancelled(&mut self, block: Block) -> Option<Cause> {
-        // A cancel with length 0 stands for every block of its piece.
-        let known = |(c, _): &(Block, Cause)| *c == block || (c.length == 0 && c.piece == block.piece);
-        let at = self.cancelled.iter().position(known)?;
-        let (cancelled, why) = self.cancelled[at];
-        if cancelled.length > 0 {
-            self.cancelled.remove(at);
-        }
-        Some(why)
+        let at = self.cancelled.iter().position(|(cancelled, _)| *cancelled == block)?;
+        self.cancelled.remove(at).map(|(_, why)| why)
     }
 
     /// A block arrived that is not in the pipeline: why it was cancelled, if it had been asked for once.
@@ -234,7 +228,10 @@ impl Session {
     /// # Errors
     /// When too many came that nobody asked for.
     pub fn unexpected(&mut self, block: Block) -> Result<Option<Cause>, WireError> {
-        if let Some(why) = self.take_cancelled(block) {
+        // A cancel with length 0 stands for every block of its piece.
+        let of_piece = |(c, _): &&(Block, Cause)| c.length == 0 && c.piece == block.piece;
+        let whole = self.cancelled.iter().find(of_piece).map(|(_, why)| *why);
+        if let Some(why) = self.take_cancelled(block).or(whole) {
             return Ok(Some(why));
         }
         self.unasked += 1;
@@ -247,5 +244,38 @@ impl Session {
     /// When a range is empty or leaves the content.
     pub fn check_ranges(&self, list: &[(u32, u32)]) -> Result<(), WireError> {
         if ranges::are_within(list, self.have.len()) { Ok(()) } else { Err(WireError::OutOfRange("pieces")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_protocol::{PeerId, SwarmId};
+
+    #[test]
+    fn a_cancelled_block_has_one_answer_and_a_cancelled_piece_takes_none_from_its_blocks() {
+        let hello = Hello {
+            swarm: SwarmId([0; 32]),
+            peer: PeerId([1; 16]),
+            features: 0,
+            port: 0,
+            queue_depth: 8,
+            needs_manifest: false,
+            spreads: false,
+            no_upload: false,
+            zone: String::new(),
+            client: String::new(),
+        };
+        let remote = SocketAddr::from(([10, 0, 0, 1], 7171));
+        let mut session = Session::new(Time(0), remote, None, hello, 0, 4);
+        let block = Block { piece: 3, offset: 0, length: 10 };
+        session.expect_cancelled(Block { piece: 3, offset: 0, length: 0 }, Cause::Assigned);
+        assert!(session.take_cancelled(block).is_none(), "it was asked for again, and that is what was answered");
+        session.expect_cancelled(block, Cause::Beaten);
+        assert_eq!(session.take_cancelled(block), Some(Cause::Beaten));
+        assert!(session.take_cancelled(block).is_none());
+        for _ in 0..2 {
+            assert_eq!(session.unexpected(block).unwrap(), Some(Cause::Assigned), "any of its blocks may still come");
+        }
     }
 }

@@ -314,9 +314,9 @@ impl Swarm {
             Message::Cancel(block) => {
                 let (all, before) = (block.length == 0, session.queue.len());
                 session.queue.retain(|b| if all { b.piece != block.piece } else { *b != block });
-                let waited = session.queue.len() < before;
+                let answers = if all { 0 } else { before - session.queue.len() };
                 self.turns.note(conn, session);
-                if waited && !all {
+                for _ in 0..answers {
                     self.send(now, conn, Message::Reject { block, reason: RejectReason::Cancelled });
                 }
             }
