@@ -4,6 +4,7 @@ use harness::loopback::{Content, hello};
 use shoal_peer::swarm::{Config, ConnId, Input, Output, Swarm, Time};
 use shoal_protocol::message::{Block, RejectReason};
 use shoal_protocol::{Bitfield, Message, PeerId, SwarmId};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 const PEER: ConnId = 1;
@@ -32,7 +33,7 @@ impl Seed {
         };
         let mut seed = Self(Swarm::new(Time(0), config));
         let hello = hello(SwarmId([7; 32]), 2);
-        let remote = "10.0.0.2:40000".parse().unwrap();
+        let remote = SocketAddr::from(([10, 0, 0, 2], 40_000));
         seed.tell(Input::Connected { conn: PEER, remote, dialled: None, hello, rtt_us: 1_000 });
         seed.hear(Message::HaveNone);
         seed
