@@ -185,7 +185,7 @@ fn transfer(args: &Args, world: &World, system: &dyn System, round: u32) -> Resu
     netns::write_content(&content, round.into(), world.size).map_err(|error| error.to_string())?;
     let net = build(args, world)?;
     let far = net.hosts() - world.behind.map_or(0, |(count, _)| count);
-    let scene = Scene { net: &net, dir: dir.path(), content: &content, far };
+    let scene = Scene { net: &net, dir: dir.path(), content: &content, far, labels: world.labels };
     let (_served, link) = system.serve(&scene)?;
     let before = (net.sent(0)?, if world.behind.is_some() { net.crossed(1)? } else { 0 });
     let (seconds, joined) = watch(args, world, system, &scene, &link)?;

@@ -24,15 +24,16 @@ pub(crate) fn ratios(world: &World) -> Option<Vec<f64>> {
         .max_peers(50);
     let early = world.peers.len() - world.late;
     let near = early - world.behind.map_or(0, |(count, _)| count);
+    let label = |label| if world.labels { label } else { "" };
     if world.behind.is_some() {
-        model = model.zone("near", None);
+        model = model.zone(label("near"), None);
     }
     model = model.origin(payload(world.origin.up), payload(world.origin.down));
     for line in &world.peers[..near] {
         model = model.fetchers(1, payload(line.up), payload(line.down));
     }
     if let Some((_, thin)) = world.behind {
-        model = model.zone("far", Some(payload(thin)));
+        model = model.zone(label("far"), Some(payload(thin)));
     }
     for line in &world.peers[near..early] {
         model = model.fetchers(1, payload(line.up), payload(line.down));

@@ -20,6 +20,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) content: &'a Path,
     /// Hosts from this one on stand behind a thin link.
     pub(crate) far: usize,
+    /// Whether hosts say on which side they are.
+    pub(crate) labels: bool,
 }
 
 /// How far a host is.
@@ -99,7 +101,7 @@ impl Shoal {
     }
 
     fn zone(scene: &Scene<'_>, host: usize) -> &'static [&'static str] {
-        match (scene.far < scene.net.hosts(), host < scene.far) {
+        match (scene.labels && scene.far < scene.net.hosts(), host < scene.far) {
             (false, _) => &[],
             (true, true) => &["--zone", "near"],
             (true, false) => &["--zone", "far"],

@@ -13,6 +13,8 @@ pub(crate) struct World {
     pub(crate) peers: Vec<Line>,
     /// The last so many of them stand behind a link of so many Mbit/s.
     pub(crate) behind: Option<(usize, f64)>,
+    /// Whether everybody says on which side of that link it is; else subnets tell.
+    pub(crate) labels: bool,
     /// Packets in a hundred that each host loses of what reaches it.
     pub(crate) loss: u32,
     /// The last so many join when the others have half.
@@ -40,6 +42,7 @@ pub(crate) fn all() -> Vec<World> {
         origin: line(40.0, 400.0),
         peers: vec![line(40.0, 400.0); count],
         behind: None,
+        labels: true,
         loss: 0,
         late: 0,
         slow: None,
@@ -61,6 +64,11 @@ pub(crate) fn all() -> Vec<World> {
         World { loss: 3, ..star("loss", "star8, each host loses 3 % of what reaches it", 8, 1.25) },
         World { size: 4 << 20, ..star("small", "4 MiB to 16 peers, with all start-up", 16, 2.0) },
         World { behind: Some((6, 20.0)), ..star("zones", "6 peers here, 6 behind a link of 20", 12, 1.15) },
+        World {
+            behind: Some((6, 20.0)),
+            labels: false,
+            ..star("subnets", "zones without labels: the two sides are two subnets", 12, 1.15)
+        },
     ]
 }
 
@@ -114,5 +122,6 @@ mod tests {
         assert_eq!(bound("mixed"), [28.05, 56.1]);
         assert_eq!(bound("loss"), [28.92]);
         assert_eq!(bound("zones"), [56.1]);
+        assert_eq!(bound("subnets"), [56.1]);
     }
 }

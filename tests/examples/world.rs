@@ -12,7 +12,8 @@
 //! - `--late N --late-at 0.5`: so many join when the first fetcher has this fraction;
 //! - `--waves W`: fetchers come W at a time, each wave when the last has finished; `--leave-after S`;
 //! - `--origin-dies`: as soon as each piece was verified by a survivor;
-//! - `--far N --thin V`: so many more fetchers stand behind a link of V, and everybody says where it is;
+//! - `--far N --thin V`: so many more fetchers stand behind a link of V, and everybody says where it is; with `--subnets`
+//!   nobody says it, and those of a place have a subnet in common;
 //! - `--seed 1 --seeds 1`: the first seed, and how many worlds; `--quiet`: only the summary of all.
 
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
@@ -46,8 +47,9 @@ fn build(args: &Args, seed: u64) -> World {
         .max_peers(args.number("--max-peers", 64.0) as usize)
         .until_s(args.number("--until", 36_000.0));
     let far = args.number("--far", 0.0) as usize;
+    let label = |label| if args.has("--subnets") { "" } else { label };
     if far > 0 {
-        world = world.zone("near", None);
+        world = world.zone(label("near"), None);
     }
     let origins = args.number("--origins", 1.0) as usize;
     for _ in 0..origins {
@@ -81,7 +83,7 @@ fn build(args: &Args, seed: u64) -> World {
         hosts += 1;
     }
     if far > 0 {
-        world = world.zone("far", Some(mbit(args.number("--thin", 20.0)))).fetchers(far, mbit(up), mbit(down));
+        world = world.zone(label("far"), Some(mbit(args.number("--thin", 20.0)))).fetchers(far, mbit(up), mbit(down));
         hosts += far;
     }
     let leaves = args.number("--leave-after", f64::INFINITY);

@@ -141,10 +141,11 @@ impl Net {
     fn add(&mut self, zone: usize, line: Line, family: Family) -> Result<()> {
         let n = self.hosts.len();
         let (hub, namespace, port) = (self.hub(zone), format!("{}-{n}", self.tag), format!("v{n}"));
-        let last = u16::try_from(n + 1).map_err(|_| "too many hosts".to_owned())?;
+        // Each zone has a subnet; all of them are on one link.
+        let (last, subnet) = u8::try_from(n + 1).ok().zip(u8::try_from(zone).ok()).ok_or("too many hosts")?;
         let (addr, width): (IpAddr, u8) = match family {
-            Family::V4 => (Ipv4Addr::new(10, 77, (last >> 8) as u8, last as u8).into(), 16),
-            Family::V6 => (Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, last).into(), 64),
+            Family::V4 => (Ipv4Addr::new(10, 77, subnet, last).into(), 16),
+            Family::V6 => (Ipv6Addr::new(0xfd77, 0, 0, subnet.into(), 0, 0, 0, last.into()).into(), 48),
         };
         ip(&["netns", "add", &namespace])?;
         self.hosts.push(Host { namespace: namespace.clone(), addr, zone });

@@ -15,7 +15,7 @@ use shoal_peer::swarm::prng::Prng;
 use shoal_peer::swarm::{Input, Output, Time};
 use shoal_protocol::{Geometry, Hash, Message, PeerId, tree};
 use std::collections::{HashSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Nothing in a small world takes longer: an hour.
@@ -374,7 +374,7 @@ impl World {
             self.hosts.push(Host {
                 swarm: None,
                 peer: PeerId(peer),
-                addr: addr_of(n),
+                addr: self.zones.addr(n),
                 origin: plan.origin,
                 must_complete: !plan.complete,
                 joined: plan.joins.unwrap_or(Time::NEVER),
@@ -522,15 +522,8 @@ impl World {
     }
 }
 
-/// Where a host listens: its number is in the address.
-fn addr_of(host: usize) -> SocketAddr {
-    let ip = Ipv4Addr::new(10, (host >> 16) as u8, (host >> 8) as u8, host as u8);
-    SocketAddr::new(IpAddr::V4(ip), 7171)
-}
-
-/// Which host an address belongs to, if it is that of one.
+/// Which host an address belongs to, if it is that of one: see [`zones::Zones::addr`].
 fn host_at(addr: SocketAddr) -> Option<usize> {
-    let IpAddr::V4(ip) = addr.ip() else { return None };
-    let [net, a, b, c] = ip.octets();
-    (net == 10 && addr.port() == 7171).then(|| usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c))
+    let IpAddr::V6(ip) = addr.ip() else { return None };
+    (ip.segments()[0] == zones::NET && addr.port() == zones::PORT).then(|| (ip.to_bits() as u32) as usize)
 }

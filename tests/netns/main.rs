@@ -5,7 +5,7 @@
 
 mod weather;
 
-use harness::netns::{self, Family, Line, Net, Peers, Process};
+use harness::netns::{self, Family, Line, Net, PAYLOAD, Peers, Process};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -101,6 +101,17 @@ fn a_zone_behind_a_thin_link_gets_everything() {
     let (net, dir) = (Net::zones(&[&near, &far], 15.0, Family::V4).unwrap(), dir());
     let zone = |host| vec!["--zone", if host < 3 { "near" } else { "far" }];
     Transfer::start(&net, peer, dir.path(), 8 * MIB, zone).finish();
+}
+
+#[test]
+fn without_labels_a_subnet_behind_a_thin_link_gets_everything_about_once() {
+    let Some(peer) = peer(&[]) else { return };
+    let (near, far) = ([LINE; 3], [LINE; 3]);
+    let (net, dir) = (Net::zones(&[&near, &far], 15.0, Family::V4).unwrap(), dir());
+    let crossed = net.crossed(1).unwrap();
+    Transfer::start(&net, peer, dir.path(), 8 * MIB, |_| vec![]).finish();
+    let copies = (net.crossed(1).unwrap() - crossed) as f64 * PAYLOAD / (8 * MIB) as f64;
+    assert!(copies < 1.3, "{copies} copies crossed the link");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a seed answers when requests are taken back, word by word.
 
 use harness::loopback::{Content, hello};
-use shoal_peer::swarm::{Config, ConnId, Input, Output, Swarm, Time};
+use shoal_peer::swarm::{Config, ConnId, Connected, Input, Output, Swarm, Time};
 use shoal_protocol::message::{Block, RejectReason};
 use shoal_protocol::{Bitfield, Message, PeerId, SwarmId};
 use std::net::SocketAddr;
@@ -34,7 +34,14 @@ impl Seed {
         let mut seed = Self(Swarm::new(Time(0), config));
         let hello = hello(SwarmId([7; 32]), 2);
         let remote = SocketAddr::from(([10, 0, 0, 2], 40_000));
-        seed.tell(Input::Connected { conn: PEER, remote, dialled: None, hello, rtt_us: 1_000 });
+        seed.tell(Input::Connected(Connected {
+            conn: PEER,
+            local: remote.ip(),
+            remote,
+            dialled: None,
+            hello,
+            rtt_us: 1_000,
+        }));
         seed.hear(Message::HaveNone);
         seed
     }

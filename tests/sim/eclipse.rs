@@ -2,7 +2,7 @@
 //! its fetchers for a moment only.
 
 use harness::loopback::{Content, hello};
-use shoal_peer::swarm::{Config, ConnId, Input, Output, Swarm, Time};
+use shoal_peer::swarm::{Config, ConnId, Connected, Input, Output, Swarm, Time};
 use shoal_protocol::announce::{Handout, HandoutPeer};
 use shoal_protocol::message::{Block, GoodbyeReason, Hello};
 use shoal_protocol::{Bitfield, Message, PeerId};
@@ -81,7 +81,7 @@ impl Siege {
         let hello = Hello { peer: PeerId(peer), ..hello(self.content.swarm(), 0) };
         self.open.insert(conn, remote);
         let dialled = dialled.then_some(remote);
-        self.feed(Input::Connected { conn, remote, dialled, hello, rtt_us: 1_000 });
+        self.feed(Input::Connected(Connected { conn, local: HONEST.ip(), remote, dialled, hello, rtt_us: 1_000 }));
         if self.open.contains_key(&conn) {
             let message = if has_all { Message::HaveAll } else { Message::HaveNone };
             self.feed(Input::Message { conn, message });

@@ -28,6 +28,14 @@ fn a_thin_link_is_crossed_about_once() {
 }
 
 #[test]
+fn without_labels_subnets_tell_who_is_near() {
+    let world = issue(1, 1024).zone("", None).origin(up(), down()).fetchers(6, up(), down());
+    let report = world.zone("", thin()).fetchers(6, up(), down()).run();
+    must_complete(&report);
+    assert!(report.ratio() < 1.08 && report.crossed < 1.05 && report.wasted < 0.005, "{report}");
+}
+
+#[test]
 fn those_at_the_origin_do_not_wait_for_the_others() {
     let report = two_zones(issue(2, 2048), 6, 6).run();
     must_complete(&report);
@@ -61,6 +69,17 @@ fn labels_that_differ_for_everybody_change_nothing() {
 fn zones_without_thin_links_cost_little() {
     let world = issue(5, 1024).zone("rack1", None).origin(up(), down()).fetchers(6, up(), down());
     let report = world.zone("rack2", None).fetchers(6, up(), down()).run();
+    must_complete(&report);
+    assert!(report.ratio() < 1.12, "{report}");
+}
+
+#[test]
+fn many_small_subnets_without_thin_links_cost_little() {
+    let mut world = issue(6, 1024).origin(up(), down());
+    for _ in 0..8 {
+        world = world.zone("", None).fetchers(3, up(), down());
+    }
+    let report = world.run();
     must_complete(&report);
     assert!(report.ratio() < 1.12, "{report}");
 }

@@ -138,7 +138,7 @@ pub struct NetArgs {
     /// A further address at which others reach this peer (NAT, second network); repeatable
     #[arg(long, value_name = "ADDR", value_delimiter = ',')]
     pub advertise: Vec<SocketAddr>,
-    /// Where this machine stands, e.g. dc1/room2/rack7; near peers are preferred
+    /// Where this machine stands, e.g. dc1/room2/rack7; near peers are preferred [default: the subnet tells]
     #[arg(long, value_name = "PATH", value_parser = zone)]
     pub zone: Option<String>,
     /// Upload limit over all contents

@@ -11,13 +11,13 @@ use super::socket;
 use crate::engine::{Notice, Stats, TrackerAt, TrackerState};
 use crate::failure::{Failure, FailureKind};
 use crate::store::ReadError;
-use crate::swarm::{self, ConnId, Input, Outcome, Output, Swarm, Time, TrackerId};
+use crate::swarm::{self, ConnId, Connected, Input, Outcome, Output, Swarm, Time, TrackerId};
 use shoal_protocol::announce::{Announce, Event as AnnounceEvent, Handout, StopReason};
 use shoal_protocol::geometry::Piece;
 use shoal_protocol::message::{Block, GoodbyeReason, Hello};
 use shoal_protocol::{Hash, Manifest, Message, PeerId, SwarmId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -291,11 +291,13 @@ impl Driver {
         let early = opened.early.take();
         tracing::debug!(%remote, client = hello.client, "connected");
         let rtt_us = u64::try_from(opened.rtt.as_micros()).unwrap_or(u64::MAX);
+        // A socket without an address has ended already; where it was makes no difference then.
+        let local = opened.stream.local_addr().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |addr| addr.ip());
         let link = connection::start(conn, opened, &self.job.shared, &self.job.cancel);
         self.links.insert(conn, link);
         self.names.insert(conn, hello.peer);
         let remote = shoal_protocol::address::canonical_addr(remote);
-        self.input(Input::Connected { conn, remote, dialled, hello, rtt_us });
+        self.input(Input::Connected(Connected { conn, local, remote, dialled, hello, rtt_us }));
         if let Some(message) = early {
             self.input(Input::Message { conn, message });
         }

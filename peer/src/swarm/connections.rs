@@ -3,8 +3,8 @@
 use super::blame::Suspect;
 use super::session::Session;
 use super::state::{Swarm, TICK};
-use super::{ConnId, Output, Time, TrackerId, zones};
-use core::net::{IpAddr, SocketAddr};
+use super::{ConnId, Connected, Output, Time, TrackerId, zones};
+use core::net::IpAddr;
 use shoal_protocol::address::{Reach, Trust, reach, subnet};
 use shoal_protocol::announce::Handout;
 use shoal_protocol::limits::BITFIELD_BITS;
@@ -42,15 +42,8 @@ fn is_stranger(session: &Session, now: Time) -> bool {
 }
 
 impl Swarm {
-    pub(super) fn connected(
-        &mut self,
-        now: Time,
-        conn: ConnId,
-        remote: SocketAddr,
-        dialled: Option<SocketAddr>,
-        hello: Hello,
-        rtt_us: u64,
-    ) {
+    pub(super) fn connected(&mut self, now: Time, connected: Connected) {
+        let Connected { conn, local, remote, dialled, hello, rtt_us } = connected;
         let most = self.config.max_peers;
         let ours = if dialled.is_some() || self.have.is_complete() { 0 } else { KEPT_FOR_OURS.min(most / 4) };
         let refuse = if hello.peer == self.config.peer {
@@ -69,7 +62,7 @@ impl Swarm {
         };
         let itself = hello.peer == self.config.peer;
         let mut session = Session::new(now, remote, dialled, hello, rtt_us, self.geometry.pieces());
-        session.nearness = zones::nearness(&self.config.zone, &session.hello.zone);
+        session.nearness = zones::nearness((&self.config.zone, local), (&session.hello.zone, remote.ip()));
         if let Some((reason, other)) = refuse {
             // What was dialled in vain backs off; of another way to a connected peer it is enough to know that it is one.
             match (dialled, session.dialable, other) {

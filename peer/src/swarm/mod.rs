@@ -146,22 +146,28 @@ pub struct Config {
     pub seed: u64,
 }
 
+/// A connection that is ready.
+#[derive(Debug, Clone)]
+pub struct Connected {
+    /// Its name.
+    pub conn: ConnId,
+    /// Our address on it.
+    pub local: IpAddr,
+    /// The remote socket address.
+    pub remote: SocketAddr,
+    /// What we dialled; `None` if the peer dialled us.
+    pub dialled: Option<SocketAddr>,
+    /// What the peer said.
+    pub hello: Hello,
+    /// Round trip measured during the greeting, in microseconds.
+    pub rtt_us: u64,
+}
+
 /// What happened.
 #[derive(Debug, Clone)]
 pub enum Input {
     /// A connection is ready: greetings and hellos were exchanged.
-    Connected {
-        /// Its name.
-        conn: ConnId,
-        /// The remote socket address.
-        remote: SocketAddr,
-        /// What we dialled; `None` if the peer dialled us.
-        dialled: Option<SocketAddr>,
-        /// What the peer said.
-        hello: Hello,
-        /// Round trip measured during the greeting, in microseconds.
-        rtt_us: u64,
-    },
+    Connected(Connected),
     /// Dialling did not lead to a connection; `id` if the reason is that we reached ourselves or a peer we know.
     DialFailed {
         /// What was dialled.

@@ -148,9 +148,7 @@ impl Swarm {
     /// Something happened. Drain [`Swarm::poll`] afterwards.
     pub fn handle(&mut self, now: Time, input: Input) {
         match input {
-            Input::Connected { conn, remote, dialled, hello, rtt_us } => {
-                self.connected(now, conn, remote, dialled, hello, rtt_us);
-            }
+            Input::Connected(connected) => self.connected(now, connected),
             Input::DialFailed { addr, forget } => self.book.failed(now, addr, forget, &mut self.rng),
             Input::DialRefused { addr } => self.book.refused(now, addr, false, &mut self.rng),
             Input::Closed { conn } => self.closed(now, conn),

@@ -1,7 +1,9 @@
 //! Zones: between places that are joined by a thin link, each piece should cross it about once.
 //!
 //! A zone is a label such as `dc1/room2/rack7`; two peers are as **near** as the components that they share from the left,
-//! four at most. Whoever shares nothing with us is **far**. While there is only one kind of neighbours nothing changes.
+//! four at most. Two without a label are near if they meet in one subnet: our address on the connection and theirs are in
+//! one /24, or one IPv6 /64, as the tracker has it. Whoever shares nothing with us is **far**. While there is only one kind
+//! of neighbours nothing changes.
 //!
 //! - A piece is taken from a peer only if nobody who is nearer has it, and only by its **owner** among those who are
 //!   nearer: the one whose name, mixed with the number of the piece, is the largest (rendezvous hashing, so all agree
@@ -20,6 +22,8 @@ use super::session::Session;
 use super::spare::Spare;
 use super::state::Swarm;
 use super::{ConnId, Time};
+use core::net::IpAddr;
+use shoal_protocol::address::subnet;
 use shoal_protocol::limits::BLOCK_BYTES;
 use shoal_protocol::{Bitfield, PeerId};
 use std::collections::BTreeMap;
@@ -44,9 +48,12 @@ const FAR_BLOCKS: f64 = 2.0;
 const OURS: u8 = 0;
 const NOBODY: u8 = u8::MAX;
 
-/// How near two labels are.
+/// How near two places are: a label and an address each.
 #[must_use]
-pub fn nearness(ours: &str, theirs: &str) -> u8 {
+pub fn nearness((ours, local): (&str, IpAddr), (theirs, remote): (&str, IpAddr)) -> u8 {
+    if ours.is_empty() && theirs.is_empty() {
+        return u8::from(subnet(local) == subnet(remote));
+    }
     if ours.is_empty() || theirs.is_empty() {
         return 0;
     }
@@ -339,7 +346,6 @@ mod tests {
     #[test]
     fn nearness_is_what_labels_share_from_the_left() {
         for (ours, theirs, near) in [
-            ("", "", 0),
             ("", "a", 0),
             ("a", "a", 1),
             ("a", "b", 0),
@@ -350,7 +356,23 @@ mod tests {
             ("b/a", "c/a", 0),
             ("a/b/c/d/e", "a/b/c/d/e", 4),
         ] {
-            assert_eq!(nearness(ours, theirs), near, "{ours} {theirs}");
+            let here = IpAddr::from([10, 0, 0, 1]);
+            assert_eq!(nearness((ours, here), (theirs, here)), near, "{ours} {theirs}");
+        }
+    }
+
+    #[test]
+    fn without_a_label_the_subnet_counts() {
+        for (local, remote, near) in [
+            ("10.1.2.3", "10.1.2.250", 1),
+            ("10.1.2.3", "10.1.3.3", 0),
+            ("127.0.0.1", "127.0.0.1", 1),
+            ("fd00:0:0:1::1", "fd00:0:0:1:ffff::", 1),
+            ("fd00:0:0:1::1", "fd00:0:0:2::1", 0),
+            ("::ffff:10.1.2.3", "10.1.2.4", 1),
+        ] {
+            let place = |ip: &str| ("", ip.parse().unwrap());
+            assert_eq!(nearness(place(local), place(remote)), near, "{local} {remote}");
         }
     }
 

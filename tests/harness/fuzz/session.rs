@@ -3,12 +3,12 @@
 use super::Choices;
 use super::frames::decode;
 use crate::loopback::{Content, hello};
-use shoal_peer::swarm::{Config, ConnId, Input, Outcome, Output, Swarm, Time};
+use shoal_peer::swarm::{Config, ConnId, Connected, Input, Outcome, Output, Swarm, Time};
 use shoal_protocol::announce::{Handout, HandoutPeer};
 use shoal_protocol::message::{Block, Hello};
 use shoal_protocol::{Bitfield, Message, PeerId};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 /// Large and small files: nine pieces, one of them a pack.
@@ -146,7 +146,9 @@ impl Model {
                 };
                 self.open.insert(conn);
                 let dialled = (flags & 32 == 32).then_some(remote);
-                self.feed(Input::Connected { conn, remote, dialled, hello, rtt_us: 1_000 });
+                // In its subnet or in another one.
+                let local = IpAddr::from([8, 8, 8 + (flags >> 6 & 1), 1]);
+                self.feed(Input::Connected(Connected { conn, local, remote, dialled, hello, rtt_us: 1_000 }));
             }
             2 => {
                 let at = choices.below(self.open.len().max(1) as u32) as usize;

@@ -36,7 +36,7 @@ impl World {
         self.hosts[host].swarm = Some(Box::new(Swarm::new(self.now, config)));
         self.hosts[host].joined = self.now;
         for (_, others) in self.acquainted.clone().into_iter().filter(|(who, _)| *who == host) {
-            let addrs = others.into_iter().map(super::addr_of).collect();
+            let addrs = others.into_iter().map(|host| self.zones.addr(host)).collect();
             self.feed(host, Input::Peers(addrs));
         }
         self.feed(host, Input::Timeout);

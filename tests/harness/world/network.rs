@@ -1,11 +1,11 @@
 //! Connections between hosts, and the bytes on them.
 
 use super::tracker::SWARM;
-use super::{Event, World, addr_of};
+use super::{Event, World};
 use crate::link::{Item, Lane, Payload, Slice, frame_bytes, transfer_time};
 use crate::report::SENT_SLOT_US;
 use shoal_peer::swarm::prng::Prng;
-use shoal_peer::swarm::{ConnId, Input, QUEUE_DEPTH, Time};
+use shoal_peer::swarm::{ConnId, Connected, Input, QUEUE_DEPTH, Time};
 use shoal_protocol::Message;
 use shoal_protocol::message::{Block, GoodbyeReason, Hello, RejectReason};
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ impl World {
         if !self.hosts[from].is_alive() || self.hosts[from].stalled {
             return;
         }
-        let addr = addr_of(to);
+        let addr = self.zones.addr(to);
         let there = self.hosts.get(to).is_some_and(|h| h.is_alive() && !h.stalled) && to != from;
         if !there {
             self.feed(from, Input::DialFailed { addr, forget: to == from });
@@ -32,10 +32,12 @@ impl World {
         let source = SocketAddr::new(self.hosts[from].addr.ip(), 40_000 + (ours % 20_000) as u16);
         let rtt_us = 2 * self.latency_us;
         let (hello_to, hello_from) = (self.hello(to), self.hello(from));
-        let incoming = Input::Connected { conn: theirs, remote: source, dialled: None, hello: hello_from, rtt_us };
-        let outgoing = Input::Connected { conn: ours, remote: addr, dialled: Some(addr), hello: hello_to, rtt_us };
-        self.feed(to, incoming);
-        self.feed(from, outgoing);
+        let local = addr.ip();
+        let incoming = Connected { conn: theirs, local, remote: source, dialled: None, hello: hello_from, rtt_us };
+        let local = source.ip();
+        let outgoing = Connected { conn: ours, local, remote: addr, dialled: Some(addr), hello: hello_to, rtt_us };
+        self.feed(to, Input::Connected(incoming));
+        self.feed(from, Input::Connected(outgoing));
     }
 
     pub(super) fn hello(&self, host: usize) -> Hello {

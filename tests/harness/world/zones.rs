@@ -7,7 +7,11 @@ use super::{Event, World};
 use crate::link::{Slice, transfer_time};
 use shoal_peer::swarm::Time;
 use std::collections::VecDeque;
+use std::net::{Ipv6Addr, SocketAddr};
 
+/// What the addresses of hosts begin with, and their port.
+pub(super) const NET: u16 = 0xfd00;
+pub(super) const PORT: u16 = 7171;
 /// How long a link's queue may get.
 const QUEUE_US: u64 = 100_000;
 
@@ -42,6 +46,16 @@ impl Zones {
         self.of.push(self.all.len());
     }
 
+    /// Where a host listens: its number is in the address, and its subnet is its own, but in a zone without a label.
+    pub(super) fn addr(&self, host: usize) -> SocketAddr {
+        let number = u32::try_from(host).expect("few hosts");
+        let zone = self.of[host].checked_sub(1).filter(|zone| self.all[*zone].label.is_empty());
+        let (kind, subnet) = zone.map_or((0, number), |zone| (1, zone as u32));
+        let high = |value: u32| (value >> 16) as u16;
+        let ip = Ipv6Addr::new(NET, kind, high(subnet), subnet as u16, 0, 0, high(number), number as u16);
+        SocketAddr::new(ip.into(), PORT)
+    }
+
     /// What a host says of where it stands.
     pub(super) fn label(&self, host: usize) -> String {
         self.of[host].checked_sub(1).map_or_else(String::new, |zone| self.all[zone].label.clone())
@@ -62,7 +76,7 @@ impl Zones {
 }
 
 impl World {
-    /// Hosts that are added from now on stand in a zone with this label. With a rate, in bytes per second each way, its
+    /// Hosts that are added from now on stand in a zone with this label; if it is empty they have a subnet in common. With a rate, in bytes per second each way, its
     /// link to everybody else is so thin.
     #[must_use]
     pub fn zone(mut self, label: &str, thin: Option<f64>) -> Self {
