@@ -21,7 +21,6 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -621,7 +620,6 @@ impl Driver {
 /// # Errors
 /// See [`HandshakeError`].
 pub async fn connect(addr: SocketAddr, hello: &Hello) -> Result<Opened, HandshakeError> {
-    let stream = tokio::time::timeout(DIAL, TcpStream::connect(addr)).await.map_err(|_| HandshakeError::Timeout)??;
-    socket::prepare(&stream);
+    let stream = tokio::time::timeout(DIAL, socket::connect(addr)).await.map_err(|_| HandshakeError::Timeout)??;
     handshake::dial(stream, hello).await
 }

@@ -10,7 +10,7 @@ use shoal_protocol::address::{Reach, canonical_addr, reach};
 use shoal_protocol::handshake::MAGIC;
 use shoal_protocol::message::GoodbyeReason;
 use shoal_protocol::{Message, WireError};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -67,6 +67,7 @@ fn bind_one(addr: SocketAddr) -> io::Result<TcpListener> {
     }
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
+    socket::begin(&SockRef::from(&socket));
     socket.bind(&addr.into())?;
     socket.listen(1024)?;
     socket.set_nonblocking(true)?;
@@ -142,6 +143,8 @@ async fn one(
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         if first[0] != MAGIC[0] {
+            // How long its path is isn't known.
+            socket::as_system(&stream);
             return Ok(Arrival::Http(stream));
         }
         socket::prepare(&stream);
