@@ -90,11 +90,6 @@ mod tests {
     use super::*;
     use tokio::net::TcpListener;
 
-    fn control(stream: &TcpStream) -> String {
-        let name = SockRef::from(stream).tcp_congestion().unwrap();
-        String::from_utf8(name).unwrap().trim_end_matches('\0').to_owned()
-    }
-
     #[tokio::test]
     async fn both_ends_begin_with_cubic_and_a_long_path_gets_what_the_system_has() {
         let systems = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
@@ -102,6 +97,10 @@ mod tests {
         begin(&SockRef::from(&listener));
         let dialled = connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
+        let control = |stream: &TcpStream| {
+            let name = SockRef::from(stream).tcp_congestion().unwrap();
+            String::from_utf8(name).unwrap().trim_end_matches('\0').to_owned()
+        };
         for stream in [&dialled, &accepted] {
             assert_eq!(control(stream), "cubic");
             tune(stream, Duration::from_millis(1));
