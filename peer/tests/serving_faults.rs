@@ -14,6 +14,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 const FAULTS: [&str; 3] = ["signal=SIGKILL", "error=EIO", "error=ENOSPC"];
@@ -156,4 +157,31 @@ fn a_fault_at_any_call_of_a_tracker_loses_nothing_that_it_said_it_has() {
     }
     eprintln!("a tracker: {tried} faults, {taken} times the manifest was taken all the same: {calls:?}");
     assert!(tried > 0);
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_refuses_a_manifest_and_does_not_end_a_tracker() {
+    let found = Command::new("prlimit").arg("--version").output().is_ok_and(|o| o.status.success());
+    let Some(program) = World::tracker_program().filter(|_| found) else {
+        eprintln!("skipped: prlimit is missing, or the tracker was not built");
+        return;
+    };
+    let world = World::new();
+    world.file("tree/one", 200_000);
+    world.run(&["create", "tree", "-o", "m", "--piece-size", "64K"]).ok();
+    let manifest = fs::read(world.path("m")).unwrap();
+    let id = text(&world.run(&["show", "m"]).ok(), "id");
+    let (put, get) = (format!("PUT /m/{id}"), format!("GET /m/{id}"));
+    let mut words = vec!["--fsize=16", program.to_str().unwrap(), "--json", "--no-config", "--listen", "127.0.0.1:0"];
+    words.extend(["--admin-listen", "off", "--data", "tracker-data"]);
+    let tracker = Running::of(&mut world.command(Path::new("prlimit"), &words), &words);
+    let url = serves(&tracker, "url").unwrap();
+    for _ in 0..2 {
+        let (status, body) = http(&url, &put, &manifest);
+        assert_eq!(status / 100, 5, "{status}: {}", String::from_utf8_lossy(&body));
+    }
+    assert_eq!(http(&url, &get, b"").0, 404);
+    tracker.signal(Signal::INT);
+    let mut tracker = tracker;
+    assert_eq!(tracker.end().code, 0);
 }

@@ -339,6 +339,8 @@ struct Signals {
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
+        // A file that may not grow further is an error of that write, not the end of the process without a word.
+        drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
