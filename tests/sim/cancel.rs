@@ -1,6 +1,8 @@
-//! What a seed answers when requests are taken back, word by word.
+//! Requests that are taken back: what a seed answers, word by word, and what who asked still expects.
 
 use harness::loopback::{Content, hello};
+use shoal_peer::swarm::session::Session;
+use shoal_peer::swarm::waste::Cause;
 use shoal_peer::swarm::{Config, ConnId, Connected, Input, Output, Swarm, Time};
 use shoal_protocol::message::{Block, RejectReason};
 use shoal_protocol::{Bitfield, Message, PeerId, SwarmId};
@@ -103,4 +105,18 @@ fn taking_back_a_whole_piece_has_no_answer() {
     (0..16).for_each(|piece| drop(seed.hear(Message::Request(block(piece)))));
     assert_eq!(rejects(&seed.hear(Message::Cancel(Block { piece: 15, offset: 0, length: 0 }))), []);
     assert_eq!(rejects(&seed.hear(Message::Cancel(block(15)))), [], "it is gone");
+}
+
+#[test]
+fn a_cancelled_block_has_one_answer_and_a_cancelled_piece_takes_none_from_its_blocks() {
+    let remote = SocketAddr::from(([10, 0, 0, 2], 40_000));
+    let mut session = Session::new(Time(0), remote, None, hello(SwarmId([7; 32]), 2), 0, 16);
+    session.expect_cancelled(Block { piece: 3, offset: 0, length: 0 }, Cause::Assigned);
+    assert!(session.take_cancelled(block(3)).is_none(), "it was asked for again, and that is what was answered");
+    session.expect_cancelled(block(3), Cause::Beaten);
+    assert_eq!(session.take_cancelled(block(3)), Some(Cause::Beaten));
+    assert!(session.take_cancelled(block(3)).is_none());
+    for _ in 0..2 {
+        assert_eq!(session.unexpected(block(3)).unwrap(), Some(Cause::Assigned), "any of its blocks may still come");
+    }
 }

@@ -11,8 +11,12 @@ fn thin() -> Option<f64> {
 
 /// One origin and some near, some far, 40/400 Mbit/s each.
 fn two_zones(world: World, near: usize, far: usize) -> World {
-    let world = world.zone("dc1", None).origin(up(), down()).fetchers(near, up(), down());
-    world.zone("dc2", thin()).fetchers(far, up(), down())
+    two_places(world, ["dc1", "dc2"], near, far)
+}
+
+fn two_places(world: World, [here, there]: [&str; 2], near: usize, far: usize) -> World {
+    let world = world.zone(here, None).origin(up(), down()).fetchers(near, up(), down());
+    world.zone(there, thin()).fetchers(far, up(), down())
 }
 
 fn issue(seed: u64, pieces: u32) -> World {
@@ -29,8 +33,7 @@ fn a_thin_link_is_crossed_about_once() {
 
 #[test]
 fn without_labels_subnets_tell_who_is_near() {
-    let world = issue(1, 1024).zone("", None).origin(up(), down()).fetchers(6, up(), down());
-    let report = world.zone("", thin()).fetchers(6, up(), down()).run();
+    let report = two_places(issue(1, 1024), ["", ""], 6, 6).run();
     must_complete(&report);
     assert!(report.ratio() < 1.08 && report.crossed < 1.05 && report.wasted < 0.005, "{report}");
 }
@@ -84,11 +87,13 @@ fn many_small_subnets_without_thin_links_cost_little() {
     assert!(report.ratio() < 1.12, "{report}");
 }
 
-/// Seconds until the last of two zones was done, at worst, when this happens to one of the far ones.
+/// Seconds until the last of two zones was done, at worst, when this happens to one of the far ones, whether labels say who
+/// that is or subnets.
 fn worst_with(fault: Fault) -> f64 {
     let mut worst = 0.0_f64;
     for seed in 0..4 {
-        let world = two_zones(small(seed), 3, 4).fault(When::At(Time(400_000)), 4, fault);
+        let labels = if seed % 2 == 0 { ["dc1", "dc2"] } else { ["", ""] };
+        let world = two_places(small(seed), labels, 3, 4).fault(When::At(Time(400_000)), 4, fault);
         let report = world.optional(4).run();
         must_complete(&report);
         worst = worst.max(report.last());
@@ -112,6 +117,12 @@ fn pieces_whose_owner_falls_silent_are_brought_by_others() {
 #[test]
 fn a_member_of_the_zone_that_gives_nothing_does_not_keep_the_content_out() {
     let worst = worst_with(Fault::Reject(RejectReason::Failed));
+    assert!(worst < 20.0, "{worst} s");
+}
+
+#[test]
+fn a_member_of_the_zone_that_takes_requests_and_sends_nothing_does_not_keep_the_content_out() {
+    let worst = worst_with(Fault::Withhold);
     assert!(worst < 20.0, "{worst} s");
 }
 

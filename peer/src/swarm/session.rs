@@ -246,36 +246,3 @@ impl Session {
         if ranges::are_within(list, self.have.len()) { Ok(()) } else { Err(WireError::OutOfRange("pieces")) }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use shoal_protocol::{PeerId, SwarmId};
-
-    #[test]
-    fn a_cancelled_block_has_one_answer_and_a_cancelled_piece_takes_none_from_its_blocks() {
-        let hello = Hello {
-            swarm: SwarmId([0; 32]),
-            peer: PeerId([1; 16]),
-            features: 0,
-            port: 0,
-            queue_depth: 8,
-            needs_manifest: false,
-            spreads: false,
-            no_upload: false,
-            zone: String::new(),
-            client: String::new(),
-        };
-        let remote = SocketAddr::from(([10, 0, 0, 1], 7171));
-        let mut session = Session::new(Time(0), remote, None, hello, 0, 4);
-        let block = Block { piece: 3, offset: 0, length: 10 };
-        session.expect_cancelled(Block { piece: 3, offset: 0, length: 0 }, Cause::Assigned);
-        assert!(session.take_cancelled(block).is_none(), "it was asked for again, and that is what was answered");
-        session.expect_cancelled(block, Cause::Beaten);
-        assert_eq!(session.take_cancelled(block), Some(Cause::Beaten));
-        assert!(session.take_cancelled(block).is_none());
-        for _ in 0..2 {
-            assert_eq!(session.unexpected(block).unwrap(), Some(Cause::Assigned), "any of its blocks may still come");
-        }
-    }
-}

@@ -76,7 +76,8 @@ impl Zones {
 }
 
 impl World {
-    /// Hosts that are added from now on stand in a zone with this label; if it is empty they have a subnet in common. With a rate, in bytes per second each way, its
+    /// Hosts that are added from now on stand in a zone with this label; if it is empty they have a subnet in common.
+    /// With a rate, in bytes per second each way, its
     /// link to everybody else is so thin.
     #[must_use]
     pub fn zone(mut self, label: &str, thin: Option<f64>) -> Self {
