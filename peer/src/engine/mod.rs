@@ -14,12 +14,14 @@ use crate::net::buffers::{BUFFERS, Pool};
 use crate::net::connection::Shared;
 use crate::net::core::{Content, Core, OwnManifests};
 use crate::net::disk::{Disk, Place};
-use crate::net::driver::{self, EVENTS, Event, Work};
+use crate::net::driver::Driver;
+use crate::net::events::{Event, Events};
 use crate::net::http_client::HttpClient;
 use crate::net::limiter::Limiter;
 use crate::net::listener;
 use crate::net::manifest_server::ManifestBytes;
 use crate::net::relays::Relays;
+use crate::net::swarm_io::Work;
 use crate::store::{Download, Source};
 use crate::swarm;
 use shoal_protocol::announce::StopReason;
@@ -46,7 +48,7 @@ pub struct Handle {
     /// Events.
     pub notices: mpsc::Receiver<Notice>,
     finished: watch::Receiver<Option<Result<PathBuf, Failure>>>,
-    events: mpsc::Sender<Event>,
+    events: Events,
     core: Arc<Core>,
     swarm: SwarmId,
 }
@@ -68,7 +70,7 @@ impl Handle {
     pub async fn stop(self, reason: StopReason) {
         self.core.forget(&self.swarm);
         let (done, stopped) = oneshot::channel();
-        if self.events.send(Event::Stop(reason, done)).await.is_ok() {
+        if self.events.tell(Event::Stop(reason, done)).is_ok() {
             let _ = stopped.await;
         }
     }
@@ -124,7 +126,7 @@ impl Engine {
             peer: PeerId(peer),
             local: listener.local_addr().map_err(bug)?,
             http: HttpClient::new(),
-            disk: Disk::start().map_err(bug)?,
+            disk: Disk::start(&tokio::runtime::Handle::current()).map_err(bug)?,
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
             backlog: Arc::default(),
@@ -192,7 +194,6 @@ impl Engine {
         let core = &self.core;
         let swarm_id = manifest.id().open_swarm();
         let geometry = Arc::new(manifest.geometry().clone());
-        let (events, queue) = mpsc::channel(EVENTS);
         let (stats, stats_out) = watch::channel(Stats { total: manifest.bytes(), ..Stats::default() });
         let (notices, notices_out) = mpsc::channel(64);
         let (finished, finished_out) = watch::channel(None);
@@ -200,63 +201,67 @@ impl Engine {
         if core.config.tracker {
             trackers.insert(0, TrackerAt::Here);
         }
-        let place = start.download.map(|download| {
-            Arc::new(Place {
-                content: core.next_content.fetch_add(1, Ordering::Relaxed),
+        let driver = Driver::new(|events| {
+            let place = start.download.map(|download| {
+                Arc::new(Place {
+                    content: core.next_content.fetch_add(1, Ordering::Relaxed),
+                    manifest: Arc::clone(&manifest),
+                    download,
+                    events: events.clone(),
+                })
+            });
+            let content = Arc::new(Content {
                 manifest: Arc::clone(&manifest),
-                download,
+                bytes: Arc::new(ManifestBytes::new(&manifest)),
                 events: events.clone(),
-            })
-        });
-        let content = Arc::new(Content {
-            manifest: Arc::clone(&manifest),
-            bytes: Arc::new(ManifestBytes::new(&manifest)),
-            events: events.clone(),
-            origin: start.origin,
-            place: place.clone(),
-            cvs: start.cvs,
-            cv_bytes: OnceLock::new(),
-            relays: Relays::default(),
-        });
-        let work = Work {
-            core: Arc::clone(core),
-            bytes: Arc::clone(&content.bytes),
-            swarm_id,
-            swarm: swarm::Config {
-                geometry: Arc::clone(&geometry),
-                roots: geometry.large().iter().map(|file| manifest.root(file.entry)).collect(),
-                peer: core.peer,
-                have: start.have,
-                cvs: start.known,
                 origin: start.origin,
-                upload: core.config.upload,
-                max_peers: core.config.max_peers,
-                trackers: trackers.len(),
-                zone: core.config.zone.clone(),
-                allow_private: core.config.allow_private,
-                seed: getrandom::u64().unwrap_or(0),
-            },
-            place,
-            shared: Shared {
-                events: events.clone(),
-                source: start.source,
-                pool: core.pool.clone(),
-                up: core.up.clone(),
-                down: core.down.clone(),
-                geometry,
-                backlog: Arc::clone(&core.backlog),
-                tasks: core.tasks.clone(),
-            },
-            trackers,
-            peers: start.peers,
-            stats,
-            notices,
-            finished,
-            cancel: core.cancel.child_token(),
-            manifest,
-        };
-        core.contents.write().unwrap_or_else(PoisonError::into_inner).insert(swarm_id, content);
-        core.tasks.spawn(driver::run(work, queue));
+                place: place.clone(),
+                cvs: start.cvs,
+                cv_bytes: OnceLock::new(),
+                relays: Relays::default(),
+            });
+            let work = Work {
+                core: Arc::clone(core),
+                bytes: Arc::clone(&content.bytes),
+                swarm_id,
+                swarm: swarm::Config {
+                    geometry: Arc::clone(&geometry),
+                    roots: geometry.large().iter().map(|file| manifest.root(file.entry)).collect(),
+                    peer: core.peer,
+                    have: start.have,
+                    cvs: start.known,
+                    origin: start.origin,
+                    upload: core.config.upload,
+                    max_peers: core.config.max_peers,
+                    trackers: trackers.len(),
+                    zone: core.config.zone.clone(),
+                    allow_private: core.config.allow_private,
+                    seed: getrandom::u64().unwrap_or(0),
+                },
+                shared: Shared {
+                    events,
+                    source: start.source,
+                    pool: core.pool.clone(),
+                    up: core.up.clone(),
+                    down: core.down.clone(),
+                    geometry,
+                    backlog: Arc::clone(&core.backlog),
+                    tasks: core.tasks.clone(),
+                },
+                place,
+                trackers,
+                peers: start.peers,
+                stats,
+                notices,
+                finished,
+                cancel: core.cancel.child_token(),
+                manifest,
+            };
+            core.contents.write().unwrap_or_else(PoisonError::into_inner).insert(swarm_id, content);
+            work
+        });
+        let events = driver.events();
+        core.tasks.spawn(driver.run());
         Handle {
             stats: stats_out,
             notices: notices_out,

@@ -1,28 +1,27 @@
 //! The two tasks of a connection: one reads, one writes.
 //!
-//! The reader turns control frames into events, and reads each block's payload from the socket straight into a pooled
-//! buffer. The writer takes frames and blocks in order; a block leaves the disk only when its turn has come, so nothing
-//! is held in memory for a slow receiver. Both end with the connection, and say so once.
+//! The [`Reader`] turns frames into events. The writer takes frames and blocks in order; a block leaves the disk only when
+//! its turn has come, so nothing is held in memory for a slow receiver. Both end with the connection, and say so once.
 
-use super::buffers::{Buffer, Pool};
-use super::driver::Event;
+use super::buffers::Pool;
+use super::events::{Event, Events, Gone};
 use super::handshake::Opened;
 use super::limiter::Limiter;
+use super::reader::{ReadEnd, Reader};
 use super::send_file::{self, Patience, WRITE_STUCK};
 use super::socket;
 use crate::store::{ReadError, Source};
 use crate::swarm::ConnId;
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BytesMut};
 use shoal_protocol::Message;
-use shoal_protocol::codec::Codec;
 use shoal_protocol::geometry::Piece;
 use shoal_protocol::message::Block;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,24 +31,6 @@ pub const BACKLOG_MAX: usize = 1 << 20;
 /// The same for all peers together: beyond it, whoever lets more than [`BACKLOG_FAIR`] wait is ended.
 pub const BACKLOG_ALL: usize = 64 << 20;
 const BACKLOG_FAIR: usize = 64 << 10;
-/// What is read at once where frames are expected, and where a block's header is: most of that is payload.
-const AHEAD: usize = 8 << 10;
-const AHEAD_IN_BLOCKS: usize = 256;
-/// How often a block that arrives slowly is reported, and how much of it must have come: crumbs are no progress.
-const PROGRESS: (Duration, usize) = (Duration::from_millis(250), 8 << 10);
-/// A block whose payload stops for this long, or takes [`PAYLOAD_SLOW`] in all, ends the connection: it holds a buffer.
-const PAYLOAD_STUCK: Duration = Duration::from_secs(30);
-const PAYLOAD_SLOW: Duration = Duration::from_secs(120);
-/// After this long a buffer is given up if others wait for it and fewer bytes per second come than an honest link has.
-const PAYLOAD_YIELDS: (Duration, f64) = (Duration::from_secs(3), 8_192.0);
-/// Whose block takes no longer than this is trusted with the buffers of the quick.
-const QUICK: Duration = Duration::from_secs(1);
-/// Frames that bring nothing (keep-alives, pings, unknown ones that may be skipped) in one second; more are a flood.
-const EMPTY_MAX: u32 = 256;
-/// What one peer's frames may cost us in one second, in parts of what a cheap one does; then it is read later.
-const COSTS_MAX: u32 = 400_000;
-/// Peers are told of others at most this often; what comes sooner is ignored. Ours send every 5 s.
-const PEX_APART: Duration = Duration::from_secs(4);
 
 /// After so much payload a writer looks at how fast its line is.
 const PACE_BYTES: u64 = 2 << 20;
@@ -103,8 +84,8 @@ impl Drop for Backlog {
 /// What all connections of a content share.
 #[derive(Debug, Clone)]
 pub struct Shared {
-    /// Where events go.
-    pub events: mpsc::Sender<Event>,
+    /// Where events are told.
+    pub events: Events,
     /// Where payload is read from.
     pub source: Arc<dyn Source>,
     /// Block buffers.
@@ -170,25 +151,14 @@ pub fn start(conn: ConnId, opened: Opened, shared: &Shared, parent: &Cancellatio
     let backlog = Arc::new(Backlog { own: AtomicUsize::new(0), all: Arc::clone(&shared.backlog) });
     let ended = CancellationToken::new();
     let (read, write) = opened.stream.into_split();
-    let mut reader = Reader {
-        conn,
-        stream: read,
-        buffer: opened.buffer,
-        codec: opened.codec,
-        shared: shared.clone(),
-        reported: Instant::now(),
-        proven: false,
-        in_blocks: false,
-        pace: Pace::new(),
-        pex_after: Instant::now(),
-    };
+    let mut reader = Reader::new(conn, read, opened.buffer, opened.codec, shared);
     let writer = Writer {
         conn,
         stream: write,
         shared: shared.clone(),
         queue,
         backlog: Arc::clone(&backlog),
-        fast: false,
+        lowat: socket::LOWAT_SLOW,
         sent: (0, Duration::ZERO),
         scratch: BytesMut::new(),
         pack: Vec::new(),
@@ -212,7 +182,7 @@ pub fn start(conn: ConnId, opened: Opened, shared: &Shared, parent: &Cancellatio
                 () = stop.cancelled() => return reader.drain().await,
             };
             if let Err(ReadEnd::Fault(text)) = result
-                && reader.shared.events.send(Event::Broke { conn, text }).await.is_ok()
+                && events.tell(Event::Broke { conn, text }).is_ok()
             {
                 // The driver ends the connection now, with a farewell.
                 reader.drain().await;
@@ -222,195 +192,9 @@ pub fn start(conn: ConnId, opened: Opened, shared: &Shared, parent: &Cancellatio
         token.cancel();
         let _ = writing.await;
         drop((reader, admission));
-        let _ = events.send(Event::Closed { conn }).await;
+        let _ = events.tell(Event::Closed { conn });
     });
     Link { commands, backlog, ended, cancel }
-}
-
-/// Why reading ended.
-enum ReadEnd {
-    /// The network, or nobody listens to us any more.
-    Gone,
-    /// The peer broke the protocol.
-    Fault(String),
-}
-
-impl From<io::Error> for ReadEnd {
-    fn from(_: io::Error) -> Self {
-        Self::Gone
-    }
-}
-
-impl From<io::ErrorKind> for ReadEnd {
-    fn from(_: io::ErrorKind) -> Self {
-        Self::Gone
-    }
-}
-
-/// How many frames came in the current second, by what they cost.
-struct Pace {
-    second: Instant,
-    costs: u32,
-    empty: u32,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { second: Instant::now(), costs: 0, empty: 0 }
-    }
-
-    /// Counts a frame; gives how long to read nothing more.
-    fn note(&mut self, message: &Message) -> Option<Duration> {
-        self.roll();
-        let cost = match message {
-            // Each takes a piece of a hash tree.
-            Message::CvRequest { .. } => 4_000,
-            Message::ManifestRequest { .. } | Message::Pex { .. } => 1_000,
-            Message::Have(list) | Message::Unhave(list) => {
-                // A range is 8 bytes here and may be millions of pieces to count.
-                let pieces = list.iter().map(|(_, count)| u64::from(*count)).sum::<u64>() / 8;
-                u32::try_from(pieces).unwrap_or(u32::MAX).saturating_add(10 + list.len() as u32)
-            }
-            Message::Busy { peers, .. } => 10 + 10 * peers.len() as u32,
-            Message::KeepAlive | Message::Ping { .. } | Message::Pong { .. } => {
-                self.empty += 1;
-                1
-            }
-            _ => 1,
-        };
-        self.costs = self.costs.saturating_add(cost);
-        (self.costs > COSTS_MAX).then(|| Duration::from_secs(1).saturating_sub(self.second.elapsed()))
-    }
-
-    /// Counts frames that were skipped; whether all that say nothing are too many by now.
-    fn is_flood(&mut self, skipped: u32) -> bool {
-        if skipped > 0 {
-            self.roll();
-            self.empty = self.empty.saturating_add(skipped);
-        }
-        self.empty > EMPTY_MAX
-    }
-
-    fn roll(&mut self) {
-        if self.second.elapsed() >= Duration::from_secs(1) {
-            *self = Self::new();
-        }
-    }
-}
-
-struct Reader {
-    conn: ConnId,
-    stream: OwnedReadHalf,
-    buffer: BytesMut,
-    codec: Codec,
-    shared: Shared,
-    reported: Instant,
-    /// Its last block came at a good pace.
-    proven: bool,
-    /// The last frame was a block, so the next one most likely is one, too.
-    in_blocks: bool,
-    pace: Pace,
-    pex_after: Instant,
-}
-
-impl Reader {
-    async fn run(&mut self) -> Result<(), ReadEnd> {
-        loop {
-            loop {
-                let next = self.codec.next(&mut self.buffer).map_err(|error| ReadEnd::Fault(error.to_string()))?;
-                if self.pace.is_flood(self.codec.take_skipped()) {
-                    return Err(ReadEnd::Fault("too many frames that say nothing".into()));
-                }
-                let Some(mut message) = next else { break };
-                if let Some(pause) = self.pace.note(&message) {
-                    tokio::time::sleep(pause).await;
-                }
-                if let Message::Pex { .. } = message {
-                    if Instant::now() < self.pex_after {
-                        message = Message::KeepAlive;
-                    } else {
-                        self.pex_after = Instant::now() + PEX_APART;
-                    }
-                }
-                self.in_blocks = matches!(message, Message::Block(_));
-                let event = match message {
-                    Message::Block(block) => {
-                        let buffer = self.payload(block).await?;
-                        Event::Block { conn: self.conn, block, buffer }
-                    }
-                    message => Event::Message { conn: self.conn, message },
-                };
-                self.shared.events.send(event).await.map_err(|_| ReadEnd::Gone)?;
-            }
-            // Payload that is read together with its header is copied once more, so little is read where one follows.
-            let most = if self.in_blocks { AHEAD_IN_BLOCKS } else { AHEAD };
-            self.in_blocks = false;
-            self.buffer.reserve(most);
-            if self.stream.read_buf(&mut (&mut self.buffer).limit(most)).await? == 0 {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Reads to the end without looking.
-    async fn drain(&mut self) {
-        self.buffer.clear();
-        self.buffer.reserve(16 << 10);
-        while self.stream.read_buf(&mut self.buffer).await.is_ok_and(|read| read > 0) {
-            self.buffer.clear();
-        }
-    }
-
-    /// Reads a block's payload: what came with the header first, then straight from the socket.
-    async fn payload(&mut self, block: Block) -> Result<Buffer, ReadEnd> {
-        let mut buffer = self.shared.pool.take(self.proven).await;
-        let length = block.length as usize;
-        let early = self.buffer.len().min(length);
-        buffer[..early].copy_from_slice(&self.buffer[..early]);
-        self.buffer.advance(early);
-        // It came without having been waited for, and counts all the same: it may be a quarter of a small block.
-        self.shared.down.acquire(early).await;
-        let (mut at, mut told, mut waited) = (early, early, Duration::ZERO);
-        self.reported = Instant::now();
-        while at < length {
-            let share = (length - at).min(self.shared.down.share());
-            self.shared.down.acquire(share).await;
-            let end = at + share;
-            while at < end {
-                let read = self.read_some(&mut buffer[at..end], at, &mut waited).await?;
-                if read == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                at += read;
-                if at < length && at - told >= PROGRESS.1 && self.reported.elapsed() > PROGRESS.0 {
-                    (self.reported, told) = (Instant::now(), at);
-                    let event = Event::Progress { conn: self.conn };
-                    self.shared.events.send(event).await.map_err(|_| ReadEnd::Gone)?;
-                }
-            }
-        }
-        self.proven = waited < QUICK;
-        Ok(buffer)
-    }
-
-    /// Reads what is there of a payload, and keeps count of the time that its sender takes. A slow one may go on as long
-    /// as nobody else needs the buffer.
-    async fn read_some(&mut self, out: &mut [u8], got: usize, waited: &mut Duration) -> io::Result<usize> {
-        let start = Instant::now();
-        loop {
-            let read = tokio::time::timeout(Duration::from_secs(1), self.stream.read(out)).await;
-            let total = *waited + start.elapsed();
-            let crawls = total > PAYLOAD_YIELDS.0 && (got as f64) < total.as_secs_f64() * PAYLOAD_YIELDS.1;
-            let yields = crawls && self.shared.pool.is_wanted(self.proven);
-            if yields || total > PAYLOAD_SLOW || (read.is_err() && start.elapsed() > PAYLOAD_STUCK) {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            if let Ok(read) = read {
-                *waited = total;
-                return read;
-            }
-        }
-    }
 }
 
 struct Writer {
@@ -419,7 +203,8 @@ struct Writer {
     shared: Shared,
     queue: mpsc::UnboundedReceiver<Command>,
     backlog: Arc<Backlog>,
-    fast: bool,
+    /// What the socket was told of unsent bytes.
+    lowat: u32,
     /// Payload since it was last asked whether this line is fast, and how long that took.
     sent: (u64, Duration),
     scratch: BytesMut,
@@ -498,7 +283,7 @@ impl Writer {
             }
             Err(error) => Event::Unreadable { conn: self.conn, block, error },
         };
-        self.shared.events.send(event).await.map_err(io::Error::other)
+        self.shared.events.tell(event).map_err(|Gone| io::ErrorKind::NotConnected.into())
     }
 
     /// Opens what a block lies in. For the first block of a piece that may mean hashing all of it, and a block of a pack
@@ -548,7 +333,11 @@ impl Writer {
         }
         // On a slow line a block that the system has taken is far from sent. While turns passed on at that moment, the
         // uplink of 5 Mbit/s of a host with 12 peers had a second of payload before each of its requests.
-        if self.fast { Ok(()) } else { send_file::drained(self.stream.as_ref(), &mut patience).await }
+        if self.lowat > socket::LOWAT_SLOW {
+            Ok(())
+        } else {
+            send_file::drained(self.stream.as_ref(), &mut patience).await
+        }
     }
 
     /// A fast connection may fill the kernel's buffer; on a slow one, what follows should not wait behind it. An empty
@@ -560,11 +349,11 @@ impl Writer {
         if *bytes < PACE_BYTES {
             return;
         }
-        let fast = *bytes as f64 / time.as_secs_f64().max(1e-6) > socket::FAST_BYTES_PER_S;
+        let lowat = socket::lowat(*bytes as f64 / time.as_secs_f64().max(1e-6));
         self.sent = (0, Duration::ZERO);
-        if fast != self.fast {
-            self.fast = fast;
-            socket::set_lowat(self.stream.as_ref(), if fast { socket::LOWAT_FAST } else { socket::LOWAT_SLOW });
+        if lowat != self.lowat {
+            self.lowat = lowat;
+            socket::set_lowat(self.stream.as_ref(), lowat);
         }
     }
 }

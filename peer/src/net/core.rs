@@ -3,7 +3,7 @@
 
 use super::buffers::Pool;
 use super::disk::{Disk, Place};
-use super::driver::Event;
+use super::events::Events;
 use super::http_client::HttpClient;
 use super::interfaces;
 use super::limiter::Limiter;
@@ -25,7 +25,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -54,7 +53,7 @@ pub struct Core {
 pub(crate) struct Content {
     pub(crate) manifest: Arc<Manifest>,
     pub(crate) bytes: Arc<ManifestBytes>,
-    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) events: Events,
     pub(crate) origin: bool,
     pub(crate) place: Option<Arc<Place>>,
     pub(crate) cvs: Vec<Hash>,

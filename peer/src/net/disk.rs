@@ -6,7 +6,7 @@
 //! of their own: every block holds one of the pool's buffers.
 
 use super::buffers::Buffer;
-use super::driver::Event;
+use super::events::{Event, Events};
 use crate::store::{Download, PieceCheck};
 use crate::swarm::Outcome;
 use shoal_protocol::geometry::Piece;
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
 
 /// Threads for one engine: hashing fills a core at 2 GB/s, so a second one helps and more don't.
 pub const THREADS: usize = 2;
@@ -32,7 +32,7 @@ pub struct Place {
     /// Where it is written.
     pub download: Arc<Download>,
     /// Where results go.
-    pub events: mpsc::Sender<Event>,
+    pub events: Events,
 }
 
 /// What is to be done.
@@ -68,10 +68,15 @@ impl Disk {
     ///
     /// # Errors
     /// When the system refuses threads.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(runtime: &Handle) -> io::Result<Self> {
         let threads = (0..THREADS).map(|n| {
             let (sender, jobs) = channel();
-            std::thread::Builder::new().name(format!("disk-{n}")).spawn(move || work(&jobs))?;
+            let runtime = runtime.clone();
+            std::thread::Builder::new().name(format!("disk-{n}")).spawn(move || {
+                // What a result leads to may start tasks.
+                let _runtime = runtime.enter();
+                work(&jobs);
+            })?;
             Ok(sender)
         });
         Ok(Self { threads: threads.collect::<io::Result<_>>()? })
@@ -119,8 +124,8 @@ fn work(jobs: &Receiver<(Arc<Place>, Job)>) {
         };
         let event = event.unwrap_or_else(|error| Some(Event::DiskFailed { error }));
         if let Some(event) = event {
-            // The driver may be gone already: then nobody needs the result.
-            let _ = place.events.blocking_send(event);
+            // The swarm may have ended already: then nobody needs the result.
+            let _ = place.events.tell(event);
         }
     }
 }

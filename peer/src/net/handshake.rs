@@ -4,6 +4,7 @@
 //! trip between what it sent and what came back. All of it must happen within [`HANDSHAKE`].
 
 use super::listener::Admission;
+use super::socket;
 use bytes::BytesMut;
 use shoal_protocol::codec::Codec;
 use shoal_protocol::handshake::{GREETING_BYTES, Greeting, missing_features};
@@ -11,12 +12,15 @@ use shoal_protocol::limits::PORT_MIN;
 use shoal_protocol::message::{GoodbyeReason, Hello};
 use shoal_protocol::{Message, WireError};
 use std::io;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Longest time for everything before the first frame after the hellos.
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Longest time until a connection is there at all.
+const DIAL: Duration = Duration::from_secs(5);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +56,15 @@ pub struct Opened {
     pub early: Option<Message>,
     /// Its place among the incoming connections, given back when the connection ends.
     pub admission: Option<Admission>,
+}
+
+/// Dials and exchanges hellos.
+///
+/// # Errors
+/// See [`HandshakeError`].
+pub async fn connect(addr: SocketAddr, hello: &Hello) -> Result<Opened, HandshakeError> {
+    let stream = tokio::time::timeout(DIAL, socket::connect(addr)).await.map_err(|_| HandshakeError::Timeout)??;
+    dial(stream, hello).await
 }
 
 fn random() -> io::Result<[u8; 16]> {

@@ -1,7 +1,7 @@
 //! The one port of a process: peers and HTTP clients arrive on it and are told apart by their first byte.
 
 use super::core::Core;
-use super::driver::Event;
+use super::events::Event;
 use super::handshake::{self, HANDSHAKE, HandshakeError, Opened};
 use super::{manifest_server, socket};
 use crate::engine::Listen;
@@ -201,7 +201,7 @@ async fn peer(
         opened.early = told;
         opened.hello.needs_manifest = false;
     }
-    let _ = content.events.send(Event::Incoming(Box::new(opened), remote)).await;
+    let _ = content.events.tell(Event::Incoming(Box::new(opened), remote));
     Ok(())
 }
 

@@ -4,7 +4,6 @@
 //! that length has proven itself, too: the right edge of a BLAKE3 tree fixes its length. Then the rest is asked for, a
 //! few segments at a time.
 
-use super::driver::connect;
 use super::handshake::{self, HandshakeError, Opened};
 use shoal_protocol::limits::{MANIFEST_BYTES, MANIFEST_SEGMENT};
 use shoal_protocol::manifest::binary;
@@ -41,7 +40,7 @@ pub enum ManifestFetchError {
 /// # Errors
 /// See [`ManifestFetchError`].
 pub async fn fetch(addr: SocketAddr, hello: &Hello, id: ContentId) -> Result<Manifest, ManifestFetchError> {
-    let mut opened = connect(addr, hello).await?;
+    let mut opened = handshake::connect(addr, hello).await?;
     let (total, first) = ask(&mut opened, 0, None, id).await?;
     let segments = binary::segments(total);
     if segments == 1 {

@@ -1,7 +1,8 @@
 //! Sockets and threads: everything between the swarm logic and the outside.
 //!
 //! Reading order: [`listener`] takes connections and tells peers from HTTP clients, [`handshake`] opens them,
-//! [`connection`] reads and writes, [`driver`] owns one swarm and does what its logic says, [`disk`] hashes and writes.
+//! [`connection`] reads and writes, [`driver`] is the lock and the clock of one swarm, [`swarm_io`] does what its logic says,
+//! [`disk`] hashes and writes.
 
 pub mod announce;
 pub mod buffers;
@@ -10,6 +11,7 @@ pub mod core;
 mod dialer;
 pub mod disk;
 pub mod driver;
+pub mod events;
 pub mod handshake;
 pub mod http_client;
 pub mod interfaces;
@@ -17,6 +19,10 @@ pub mod limiter;
 pub mod listener;
 pub mod manifest_fetch;
 pub mod manifest_server;
+mod numbers;
+mod pace;
+mod reader;
 pub mod relays;
 pub mod send_file;
 pub mod socket;
+pub mod swarm_io;

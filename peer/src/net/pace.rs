@@ -1,0 +1,60 @@
+//! How much one peer may make us do in a second.
+
+use shoal_protocol::Message;
+use std::time::{Duration, Instant};
+
+/// Frames that bring nothing (keep-alives, pings, unknown ones that may be skipped) in one second; more are a flood.
+const EMPTY_MAX: u32 = 256;
+/// What one peer's frames may cost us in one second, in parts of what a cheap one does; then it is read later.
+const COSTS_MAX: u32 = 400_000;
+
+/// How many frames came in the current second, by what they cost.
+pub(super) struct Pace {
+    second: Instant,
+    costs: u32,
+    empty: u32,
+}
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Self { second: Instant::now(), costs: 0, empty: 0 }
+    }
+
+    /// Counts a frame; gives how long to read nothing more.
+    pub(super) fn note(&mut self, message: &Message) -> Option<Duration> {
+        self.roll();
+        let cost = match message {
+            // Each takes a piece of a hash tree.
+            Message::CvRequest { .. } => 4_000,
+            Message::ManifestRequest { .. } | Message::Pex { .. } => 1_000,
+            Message::Have(list) | Message::Unhave(list) => {
+                // A range is 8 bytes here and may be millions of pieces to count.
+                let pieces = list.iter().map(|(_, count)| u64::from(*count)).sum::<u64>() / 8;
+                u32::try_from(pieces).unwrap_or(u32::MAX).saturating_add(10 + list.len() as u32)
+            }
+            Message::Busy { peers, .. } => 10 + 10 * peers.len() as u32,
+            Message::KeepAlive | Message::Ping { .. } | Message::Pong { .. } => {
+                self.empty += 1;
+                1
+            }
+            _ => 1,
+        };
+        self.costs = self.costs.saturating_add(cost);
+        (self.costs > COSTS_MAX).then(|| Duration::from_secs(1).saturating_sub(self.second.elapsed()))
+    }
+
+    /// Counts frames that were skipped; whether all that say nothing are too many by now.
+    pub(super) fn is_flood(&mut self, skipped: u32) -> bool {
+        if skipped > 0 {
+            self.roll();
+            self.empty = self.empty.saturating_add(skipped);
+        }
+        self.empty > EMPTY_MAX
+    }
+
+    fn roll(&mut self) {
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            *self = Self::new();
+        }
+    }
+}

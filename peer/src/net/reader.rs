@@ -1,0 +1,185 @@
+//! The reading half of a connection: control frames become events, and each block's payload goes from the socket straight
+//! into a pooled buffer.
+
+use super::connection::Shared;
+use super::events::{Event, Gone};
+use super::pace::Pace;
+use crate::swarm::ConnId;
+use bytes::{Buf, BufMut, BytesMut};
+use shoal_protocol::Message;
+use shoal_protocol::codec::Codec;
+use shoal_protocol::message::Block;
+use std::io;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::OwnedReadHalf;
+
+/// What is read at once where frames are expected, and where a block's header is: most of that is payload.
+const AHEAD: usize = 8 << 10;
+const AHEAD_IN_BLOCKS: usize = 256;
+/// How often a block that arrives slowly is reported, and how much of it must have come: crumbs are no progress.
+const PROGRESS: (Duration, usize) = (Duration::from_millis(250), 8 << 10);
+/// A block whose payload stops for this long, or takes [`PAYLOAD_SLOW`] in all, ends the connection: it holds a buffer.
+const PAYLOAD_STUCK: Duration = Duration::from_secs(30);
+const PAYLOAD_SLOW: Duration = Duration::from_secs(120);
+/// After this long a buffer is given up if others wait for it and fewer bytes per second come than an honest link has.
+const PAYLOAD_YIELDS: (Duration, f64) = (Duration::from_secs(3), 8_192.0);
+/// Whose block takes no longer than this is trusted with the buffers of the quick.
+const QUICK: Duration = Duration::from_secs(1);
+/// Peers are told of others at most this often; what comes sooner is ignored. Ours send every 5 s.
+const PEX_APART: Duration = Duration::from_secs(4);
+
+/// Why reading ended.
+#[derive(Debug)]
+pub(super) enum ReadEnd {
+    /// The network, or nobody listens to us any more.
+    Gone,
+    /// The peer broke the protocol.
+    Fault(String),
+}
+
+impl From<io::Error> for ReadEnd {
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<Gone> for ReadEnd {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<io::ErrorKind> for ReadEnd {
+    fn from(_: io::ErrorKind) -> Self {
+        Self::Gone
+    }
+}
+
+pub(super) struct Reader {
+    conn: ConnId,
+    stream: OwnedReadHalf,
+    buffer: BytesMut,
+    codec: Codec,
+    shared: Shared,
+    reported: Instant,
+    /// Its last block came at a good pace.
+    proven: bool,
+    pace: Pace,
+    pex_after: Instant,
+}
+
+impl Reader {
+    pub(super) fn new(conn: ConnId, stream: OwnedReadHalf, buffer: BytesMut, codec: Codec, shared: &Shared) -> Self {
+        Self {
+            conn,
+            stream,
+            buffer,
+            codec,
+            shared: shared.clone(),
+            reported: Instant::now(),
+            proven: false,
+            pace: Pace::new(),
+            pex_after: Instant::now(),
+        }
+    }
+
+    /// Reads until the other side ends.
+    pub(super) async fn run(&mut self) -> Result<(), ReadEnd> {
+        loop {
+            // Whether the last frame was a block, so that the next one most likely is one, too.
+            let mut in_blocks = false;
+            while let Some(message) = self.frame()? {
+                if let Some(rest) = self.pace.note(&message) {
+                    tokio::time::sleep(rest).await;
+                }
+                in_blocks = matches!(message, Message::Block(_));
+                match message {
+                    Message::Block(block) => self.payload(block).await?,
+                    message => self.shared.events.tell(Event::Message { conn: self.conn, message })?,
+                }
+            }
+            // Payload that is read together with its header is copied once more, so little is read where one follows.
+            let most = if in_blocks { AHEAD_IN_BLOCKS } else { AHEAD };
+            self.buffer.reserve(most);
+            if self.stream.read_buf(&mut (&mut self.buffer).limit(most)).await? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes the next frame out of what was read.
+    fn frame(&mut self) -> Result<Option<Message>, ReadEnd> {
+        let next = self.codec.next(&mut self.buffer).map_err(|error| ReadEnd::Fault(error.to_string()))?;
+        if self.pace.is_flood(self.codec.take_skipped()) {
+            return Err(ReadEnd::Fault("too many frames that say nothing".into()));
+        }
+        if let Some(Message::Pex { .. }) = next {
+            if Instant::now() < self.pex_after {
+                return Ok(Some(Message::KeepAlive));
+            }
+            self.pex_after = Instant::now() + PEX_APART;
+        }
+        Ok(next)
+    }
+
+    /// Reads to the end without looking.
+    pub(super) async fn drain(&mut self) {
+        self.buffer.clear();
+        self.buffer.reserve(16 << 10);
+        while self.stream.read_buf(&mut self.buffer).await.is_ok_and(|read| read > 0) {
+            self.buffer.clear();
+        }
+    }
+
+    /// Reads a block's payload, what came with the header first, and tells it.
+    async fn payload(&mut self, block: Block) -> Result<(), ReadEnd> {
+        let mut buffer = self.shared.pool.take(self.proven).await;
+        let length = block.length as usize;
+        let early = self.buffer.len().min(length);
+        buffer[..early].copy_from_slice(&self.buffer[..early]);
+        self.buffer.advance(early);
+        // It came without having been waited for, and counts all the same: it may be a quarter of a small block.
+        self.shared.down.acquire(early).await;
+        let (mut at, mut told, mut waited) = (early, early, Duration::ZERO);
+        self.reported = Instant::now();
+        while at < length {
+            let share = (length - at).min(self.shared.down.share());
+            self.shared.down.acquire(share).await;
+            let end = at + share;
+            while at < end {
+                let read = self.read_some(&mut buffer[at..end], at, &mut waited).await?;
+                if read == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                at += read;
+                if at < length && at - told >= PROGRESS.1 && self.reported.elapsed() > PROGRESS.0 {
+                    (self.reported, told) = (Instant::now(), at);
+                    self.shared.events.tell(Event::Progress { conn: self.conn })?;
+                }
+            }
+        }
+        self.proven = waited < QUICK;
+        self.shared.events.tell(Event::Block { conn: self.conn, block, buffer })?;
+        Ok(())
+    }
+
+    /// Reads what is there of a payload, and keeps count of the time that its sender takes. A slow one may go on as long
+    /// as nobody else needs the buffer.
+    async fn read_some(&mut self, out: &mut [u8], got: usize, waited: &mut Duration) -> io::Result<usize> {
+        let start = Instant::now();
+        loop {
+            let read = tokio::time::timeout(Duration::from_secs(1), self.stream.read(out)).await;
+            let total = *waited + start.elapsed();
+            let crawls = total > PAYLOAD_YIELDS.0 && (got as f64) < total.as_secs_f64() * PAYLOAD_YIELDS.1;
+            let yields = crawls && self.shared.pool.is_wanted(self.proven);
+            if yields || total > PAYLOAD_SLOW || (read.is_err() && start.elapsed() > PAYLOAD_STUCK) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            if let Ok(read) = read {
+                *waited = total;
+                return read;
+            }
+        }
+    }
+}
