@@ -301,3 +301,48 @@ async fn sweep(service: Service, cancel: CancellationToken) {
         service.sweep(service.now_ms());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Listen;
+    use crate::store::MemorySource;
+    use crate::store::testing::{content_of, manifest_of_sizes};
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    fn seeding(engine: &Engine, size: u64) -> Handle {
+        let manifest = Arc::new(manifest_of_sizes(&[size], 65_536));
+        let source = Arc::new(MemorySource::new(Arc::clone(&manifest), content_of(&[size])));
+        engine.seed(Seeding { manifest, source, cvs: Vec::new(), trackers: Vec::new() })
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_the_logic_ends_its_swarm_and_no_other() {
+        let config = EngineConfig {
+            listen: Listen { ip: Some([127, 0, 0, 1].into()), ports: 0..=0 },
+            advertise: Vec::new(),
+            zone: String::new(),
+            label: String::new(),
+            max_upload: 0,
+            max_download: 0,
+            max_peers: 50,
+            upload: true,
+            allow_private: false,
+            tracker: false,
+        };
+        let engine = Engine::start(config).await.unwrap();
+        let (mut broken, other) = (seeding(&engine, 10), seeding(&engine, 20));
+        let events = broken.events.clone();
+        events.panic_inside();
+        let result = tokio::time::timeout(SOON, broken.complete()).await.expect("it says that it has ended");
+        assert_eq!(result.unwrap_err().kind, FailureKind::Bug);
+        let (done, _stopped) = oneshot::channel();
+        assert!(events.tell(Event::Stop(StopReason::Interrupted, done)).is_err(), "nobody is told any more");
+        tokio::time::timeout(SOON, broken.stop(StopReason::Interrupted)).await.expect("nothing to wait for");
+        let (done, stopped) = oneshot::channel();
+        other.events.tell(Event::Stop(StopReason::Interrupted, done)).expect("the other one goes on");
+        tokio::time::timeout(SOON, stopped).await.expect("and ends as it should").unwrap();
+        engine.shutdown().await;
+    }
+}

@@ -11,7 +11,7 @@ use super::reader::{ReadEnd, Reader};
 use super::send_file::{self, Patience, WRITE_STUCK};
 use super::socket;
 use crate::store::{ReadError, Source};
-use crate::swarm::ConnId;
+use crate::swarm::{ConnId, Input};
 use bytes::{Buf, BytesMut};
 use shoal_protocol::Message;
 use shoal_protocol::geometry::Piece;
@@ -279,7 +279,7 @@ impl Writer {
                 self.flush_before_payload().await?;
                 self.payload(payload).await?;
                 self.adapt(block.length, started.elapsed());
-                Event::Sent { conn: self.conn, block }
+                Event::Input(Input::BlockSent { conn: self.conn, block })
             }
             Err(error) => Event::Unreadable { conn: self.conn, block, error },
         };

@@ -8,7 +8,7 @@
 use super::buffers::Buffer;
 use super::events::{Event, Events};
 use crate::store::{Download, PieceCheck};
-use crate::swarm::Outcome;
+use crate::swarm::{Input, Outcome};
 use shoal_protocol::geometry::Piece;
 use shoal_protocol::limits::BLOCK_BYTES;
 use shoal_protocol::message::Block;
@@ -113,14 +113,16 @@ fn work(jobs: &Receiver<(Arc<Place>, Job)>) {
                 under_way.remove(&(place.content, piece));
                 Ok(None)
             }
-            Job::Commit(piece) => place.download.mark_verified(piece).map(|()| Some(Event::Committed { piece })),
+            Job::Commit(piece) => {
+                place.download.mark_verified(piece).map(|()| Some(Event::Input(Input::Committed { piece })))
+            }
             Job::HashBlocks(piece) => {
-                hash_blocks(&place, piece).map(|hashes| Some(Event::BlockHashes { piece, hashes }))
+                hash_blocks(&place, piece).map(|hashes| Some(Event::Input(Input::BlockHashes { piece, hashes })))
             }
             Job::KeepCvs(first, cvs) => place
                 .download
                 .add_cvs(first, &cvs)
-                .map(|pieces| (!pieces.is_empty()).then_some(Event::Found { pieces })),
+                .map(|pieces| (!pieces.is_empty()).then_some(Event::Input(Input::Found { pieces }))),
         };
         let event = event.unwrap_or_else(|error| Some(Event::DiskFailed { error }));
         if let Some(event) = event {
@@ -163,7 +165,7 @@ fn store(
         // A hash that nothing has stands for a piece of the wrong length.
         _ => Outcome::Cv(hashing.check.cv().unwrap_or_default()),
     };
-    Ok(Some(Event::Hashed { piece, outcome }))
+    Ok(Some(Event::Input(Input::Hashed { piece, outcome })))
 }
 
 fn hash_blocks(place: &Place, piece: u32) -> io::Result<Vec<Hash>> {

@@ -6,10 +6,9 @@ use super::driver::Driver;
 use super::handshake::{HandshakeError, Opened};
 use crate::failure::Failure;
 use crate::store::ReadError;
-use crate::swarm::{ConnId, Outcome, TrackerId};
+use crate::swarm::{ConnId, Input, TrackerId};
 use shoal_protocol::announce::{Handout, StopReason};
 use shoal_protocol::message::Block;
-use shoal_protocol::{Hash, Message};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Weak;
@@ -32,6 +31,12 @@ impl Events {
         self.0.upgrade().ok_or(Gone)?.tell(event);
         Ok(())
     }
+
+    /// Does what a panic in the logic would do.
+    #[cfg(test)]
+    pub(crate) fn panic_inside(&self) {
+        self.0.upgrade().unwrap().panic_inside();
+    }
 }
 
 /// What happens to a swarm.
@@ -41,13 +46,8 @@ pub enum Event {
     Incoming(Box<Opened>, SocketAddr),
     /// A dial of ours led to a connection, or didn't.
     Dialled(SocketAddr, Result<Box<Opened>, HandshakeError>),
-    /// A control frame.
-    Message {
-        /// From whom.
-        conn: ConnId,
-        /// What.
-        message: Message,
-    },
+    /// What the logic should know as it is.
+    Input(Input),
     /// A whole block.
     Block {
         /// From whom.
@@ -56,18 +56,6 @@ pub enum Event {
         block: Block,
         /// Its bytes.
         buffer: Buffer,
-    },
-    /// Part of a block.
-    Progress {
-        /// From whom.
-        conn: ConnId,
-    },
-    /// A block was sent.
-    Sent {
-        /// To whom.
-        conn: ConnId,
-        /// Which.
-        block: Block,
     },
     /// A block can't be read.
     Unreadable {
@@ -89,30 +77,6 @@ pub enum Event {
     Closed {
         /// Which.
         conn: ConnId,
-    },
-    /// A piece was hashed.
-    Hashed {
-        /// Which.
-        piece: u32,
-        /// Result.
-        outcome: Outcome,
-    },
-    /// The journal has a piece.
-    Committed {
-        /// Which.
-        piece: u32,
-    },
-    /// Pieces on disk turned out to be right.
-    Found {
-        /// Which.
-        pieces: Vec<u32>,
-    },
-    /// Blocks were hashed.
-    BlockHashes {
-        /// Of which piece.
-        piece: u32,
-        /// The hashes.
-        hashes: Vec<Hash>,
     },
     /// The disk doesn't do what it should.
     DiskFailed {

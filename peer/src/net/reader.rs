@@ -4,7 +4,7 @@
 use super::connection::Shared;
 use super::events::{Event, Gone};
 use super::pace::Pace;
-use crate::swarm::ConnId;
+use crate::swarm::{ConnId, Input};
 use bytes::{Buf, BufMut, BytesMut};
 use shoal_protocol::Message;
 use shoal_protocol::codec::Codec;
@@ -94,10 +94,19 @@ impl Reader {
                     tokio::time::sleep(rest).await;
                 }
                 in_blocks = matches!(message, Message::Block(_));
-                match message {
-                    Message::Block(block) => self.payload(block).await?,
-                    message => self.shared.events.tell(Event::Message { conn: self.conn, message })?,
-                }
+                let message = match message {
+                    Message::Block(block) => {
+                        self.payload(block).await?;
+                        continue;
+                    }
+                    Message::Pex { .. } if Instant::now() < self.pex_after => Message::KeepAlive,
+                    Message::Pex { .. } => {
+                        self.pex_after = Instant::now() + PEX_APART;
+                        message
+                    }
+                    message => message,
+                };
+                self.shared.events.tell(Event::Input(Input::Message { conn: self.conn, message }))?;
             }
             // Payload that is read together with its header is copied once more, so little is read where one follows.
             let most = if in_blocks { AHEAD_IN_BLOCKS } else { AHEAD };
@@ -113,12 +122,6 @@ impl Reader {
         let next = self.codec.next(&mut self.buffer).map_err(|error| ReadEnd::Fault(error.to_string()))?;
         if self.pace.is_flood(self.codec.take_skipped()) {
             return Err(ReadEnd::Fault("too many frames that say nothing".into()));
-        }
-        if let Some(Message::Pex { .. }) = next {
-            if Instant::now() < self.pex_after {
-                return Ok(Some(Message::KeepAlive));
-            }
-            self.pex_after = Instant::now() + PEX_APART;
         }
         Ok(next)
     }
@@ -155,7 +158,7 @@ impl Reader {
                 at += read;
                 if at < length && at - told >= PROGRESS.1 && self.reported.elapsed() > PROGRESS.0 {
                     (self.reported, told) = (Instant::now(), at);
-                    self.shared.events.tell(Event::Progress { conn: self.conn })?;
+                    self.shared.events.tell(Event::Input(Input::BlockProgress { conn: self.conn }))?;
                 }
             }
         }

@@ -20,8 +20,8 @@ const LOCAL_RTT: Duration = Duration::from_millis(25);
 pub const LOWAT_SLOW: u32 = 16 << 10;
 /// From this many bytes per second a connection is fast.
 const FAST_BYTES_PER_S: f64 = 30e6;
-/// The same while it is fast: a thirtieth to a fifteenth of a second of it, for fewer wake-ups. Over loopback 16 MiB
-/// instead of 1 took a fifth off the sender's CPU.
+/// The same while it is fast: a thirtieth to a fifteenth of a second of it, as each time that the kernel has room again
+/// costs a wake-up.
 const LOWAT_FAST: (u32, u32) = (1 << 20, 16 << 20);
 
 /// How many unsent bytes suit a line of this speed.
@@ -97,7 +97,7 @@ pub fn set_lowat(stream: &TcpStream, bytes: u32) {
 }
 
 #[cfg(test)]
-mod lowat_tests {
+mod unsent {
     use super::*;
 
     #[test]

@@ -132,15 +132,13 @@ impl SwarmIo {
                     error => Input::DialFailed { addr, forget: matches!(error, HandshakeError::Wire(_)) },
                 });
             }
-            Event::Message { conn, message } => self.input(Input::Message { conn, message }),
+            Event::Input(input) => self.input(input),
             Event::Block { conn, block, buffer } => {
                 self.arrived = Some(buffer);
                 self.sources.extend(self.names.get(&conn));
                 self.input(Input::BlockArrived { conn, block });
                 self.arrived = None;
             }
-            Event::Progress { conn } => self.input(Input::BlockProgress { conn }),
-            Event::Sent { conn, block } => self.input(Input::BlockSent { conn, block }),
             Event::Unreadable { conn, block, error } => self.unreadable(conn, block, &error),
             Event::Broke { conn, text } => {
                 tracing::debug!(conn, text, "a peer broke the protocol");
@@ -155,10 +153,6 @@ impl SwarmIo {
                     self.input(Input::Closed { conn });
                 }
             }
-            Event::Hashed { piece, outcome } => self.input(Input::Hashed { piece, outcome }),
-            Event::Committed { piece } => self.input(Input::Committed { piece }),
-            Event::Found { pieces } => self.input(Input::Found { pieces }),
-            Event::BlockHashes { piece, hashes } => self.input(Input::BlockHashes { piece, hashes }),
             Event::DiskFailed { error } => self.disk_failed(&error),
             Event::Announced(tracker, result) => self.announced(tracker, result),
             Event::Finished(result) => {

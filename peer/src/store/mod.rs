@@ -101,4 +101,4 @@ fn no_such_block() -> io::Error {
 #[cfg(test)]
 mod scan_tests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
