@@ -4,10 +4,9 @@
 //! [`Trust`] allows). A failed dial backs off, from one second to a minute, with jitter; after [`FAILURES_MAX`] an
 //! address is given up, unless the user named it.
 //!
-//! Strangers' addresses may be a victim's, named to thousands of us at once. So one at which no peer ever answered gets
-//! a second chance after [`AGAIN`] and then rests for [`REST`], however often it is named; only who is connected to
-//! nobody at all tries such ones again sooner. And dials have a pace: a few at a time, few in a second, and few in a
-//! minute as long as none has led to anything.
+//! Strangers' addresses may be a victim's, named to thousands of us at once. So one at which no peer answered rests for
+//! [`REST`], however often it is named; only who is connected to nobody at all tries such ones again sooner. And dials have
+//! a pace: a few at a time, few in a second, and few in a minute as long as none has led to anything.
 
 use super::prng::Prng;
 use super::{ConnId, Time};
@@ -21,11 +20,10 @@ pub const KNOWN_MAX: usize = 2_000;
 /// Dials under way at once: more would look like a scan and gain nothing.
 pub const DIALS_MAX: usize = 16;
 const FAILURES_MAX: u32 = 8;
-/// When a stranger's address that did not answer is tried once more: a listener restarts, a link comes back.
-const AGAIN: Duration = Duration::from_secs(10);
-/// How long it rests after that.
+/// How long a stranger's address that did not answer rests.
 const REST: Duration = Duration::from_secs(600);
-/// The same for who knows nobody else.
+/// The same for who knows nobody else: a listener restarts, a link comes back; and from the second time on.
+const AGAIN: Duration = Duration::from_secs(10);
 const REST_ALONE: Duration = Duration::from_secs(30);
 /// Dials that may come at once, and how many more in a second: once somebody is connected, and before.
 const BURST: f64 = 30.0;
@@ -143,9 +141,8 @@ impl AddressBook {
         if std::mem::take(&mut known.dialing) {
             self.dialing -= 1;
         }
-        known.failures = (known.failures + 1).min(FAILURES_MAX);
-        let wait = if known.failures == 1 && !forget { AGAIN } else { REST };
-        known.next = now + wait.mul_f64(rng.jitter(0.2));
+        known.failures = (known.failures + if forget { 2 } else { 1 }).min(FAILURES_MAX);
+        known.next = now + REST.mul_f64(rng.jitter(0.2));
         self.quiet_until = Time(0);
     }
 
@@ -203,7 +200,8 @@ impl AddressBook {
         if room == 0 || (now < self.quiet_until && self.quiet_for_seed == we_are_seed) {
             return Vec::new();
         }
-        let rested = |k: &Known| alone && k.failed.is_some_and(|at| now.since(at) >= REST_ALONE);
+        let rest = |k: &Known| if k.failures > 1 { REST_ALONE } else { AGAIN };
+        let rested = |k: &Known| alone && k.failed.is_some_and(|at| now.since(at) >= rest(k));
         let due =
             |k: &Known| k.conn.is_none() && !k.dialing && (k.next <= now || rested(k)) && !(we_are_seed && k.seed);
         let mut list: Vec<SocketAddr> = self.known.iter().filter(|(_, k)| due(k)).map(|(a, _)| *a).collect();
@@ -298,7 +296,7 @@ mod tests {
         book.add(Time(0), addr(1500), false, false);
         book.connected(Time(0), addr(1500), 1);
         let times = dialled(&mut book, addr(2000), 3, 1_200);
-        assert!(times.len() <= 4 && times[0] == 0 && times[1] <= 13 && times[2] > 450, "{times:?}");
+        assert!(times.len() <= 3 && times[0] == 0 && times[1] > 450, "{times:?}");
         // Alone in the world one tries more, but no more than each half minute.
         let times = dialled(&mut AddressBook::default(), addr(2000), 3, 1_200);
         assert!(times.len() > 20 && times.len() <= 42, "{times:?}");
