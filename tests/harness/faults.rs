@@ -31,6 +31,8 @@ pub enum Fault {
     Reject(RejectReason),
     /// It takes each request and sends nothing; a block that is taken back it lets go at once. So it never looks dead.
     Withhold,
+    /// It says that it has nothing, whatever it gets.
+    Hide,
     /// A disk read of any block fails.
     CanNotRead,
     /// It finds these pieces changed: (first, count).

@@ -18,6 +18,8 @@ pub struct Vices {
     pub can_not_read: bool,
     /// It takes requests, sends nothing, and lets go of a block whenever that is taken back.
     pub withholds: bool,
+    /// It keeps to itself what it has.
+    pub hides: bool,
 }
 
 /// One machine.

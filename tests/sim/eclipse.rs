@@ -184,3 +184,38 @@ fn a_network_on_the_internet_gets_a_quarter_of_the_places() {
         (0..40).map(|n| siege.connect(SocketAddr::from(([10, 0, 0, n], 40_000)), false, false)).collect();
     assert!(near.iter().all(|conn| siege.stands(*conn)));
 }
+
+#[test]
+fn who_comes_again_under_a_new_name_is_served_after_newcomers() {
+    let ask = |siege: &mut Siege, conn: ConnId, piece: u32| {
+        let block = Block { piece, offset: 0, length: 1 << 16 };
+        siege.feed(Input::Message { conn, message: Message::Request(block) });
+    };
+    let sent = |siege: &mut Siege| {
+        let (conn, block) = siege.sending.remove(0);
+        siege.feed(Input::BlockSent { conn, block });
+        conn
+    };
+    let new = SocketAddr::from(([9, 9, 9, 9], 40_000));
+    for (old, waits) in [(evil(1), true), (SocketAddr::from(([10, 0, 0, 1], 40_000)), false)] {
+        let mut siege = Siege::new(true);
+        let greedy = siege.connect(old, false, false);
+        for piece in 0..10 {
+            ask(&mut siege, greedy, piece);
+            assert_eq!(sent(&mut siege), greedy);
+        }
+        siege.feed(Input::Closed { conn: greedy });
+        // All turns are taken by others; then the greedy one asks before somebody who was never here.
+        for n in 10..13 {
+            let busy = siege.connect(evil(n), false, false);
+            ask(&mut siege, busy, 0);
+        }
+        let again = siege.connect(old, false, false);
+        ask(&mut siege, again, 1);
+        siege.now = Time(siege.now.0 + 1_000);
+        let newcomer = siege.connect(new, false, false);
+        ask(&mut siege, newcomer, 2);
+        let order: Vec<ConnId> = (0..5).map(|_| sent(&mut siege)).skip(3).collect();
+        assert_eq!(order == [newcomer, again], waits, "{order:?}");
+    }
+}

@@ -96,3 +96,21 @@ fn two_liars_among_six_change_nothing() {
         only_guilty(&report, &[1, 2]);
     }
 }
+
+#[test]
+fn a_crowd_that_hides_what_it_has_gains_little_by_it() {
+    let last = |report: &Report| report.finished[1..=5].iter().flatten().max().map_or(f64::MAX, |at| at.0 as f64 / 1e6);
+    let with_crowd = |vice: Fault| {
+        let mut world = World::new(1).pieces(1200).origin(mbit(100.0), down()).fetchers(29, mbit(100.0), mbit(1000.0));
+        for taker in 6..=29 {
+            world = world.fault(start(), taker, vice);
+        }
+        let report = world.until_s(2_000.0).run();
+        assert!(report.finished[1..=5].iter().all(Option::is_some), "{report}");
+        last(&report)
+    };
+    // Either gives nothing; the one that says what it has is as complete as it is.
+    let (hides, tells) = (with_crowd(Fault::Hide), with_crowd(Fault::Reject(RejectReason::NoUpload)));
+    println!("{hides:.1} s beside 24 that hide what they have, {tells:.1} s beside 24 that tell");
+    assert!(hides <= tells * 1.5, "{hides} {tells}");
+}

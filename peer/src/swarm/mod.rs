@@ -96,6 +96,7 @@ pub mod spare;
 pub mod spread;
 mod state;
 mod steal;
+mod takings;
 pub mod time;
 mod told;
 pub mod upload;

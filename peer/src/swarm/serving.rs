@@ -198,6 +198,7 @@ impl Swarm {
             session.up.add(now, block.length.into());
             session.spoke = now;
         }
+        self.turns.note_sent(now, conn, block.length);
         self.writer_is_free(now, conn, block);
     }
 

@@ -127,7 +127,7 @@ impl Swarm {
             zones: Zones::new(now, geometry.pieces()),
             blame: Blame::default(),
             departed: BTreeMap::new(),
-            turns: Turns::default(),
+            turns: Turns::new(config.geometry.piece_size()),
             fresh_haves: BTreeSet::new(),
             haves_due: Time::NEVER,
             tick_due: now,

@@ -2,8 +2,8 @@
 //!
 //! A **turn** is the right to have blocks under way to one peer. Few turns are open at once, so that each piece is whole
 //! at its receiver as early as possible and can be passed on; a turn lasts until its piece is sent. More open while those
-//! that are open don't move (a slow or dead receiver must not stop the others). Who gets a turn: the least complete asker,
-//! as it is the one that the end of the whole swarm waits for; among equals the one who waits longest; before all of them
+//! that are open don't move (a slow or dead receiver must not stop the others). Who gets a turn: the least complete asker
+//! (of those that don't hide what they have, [`super::takings`]), as it is the one that the end of the whole swarm waits for; among equals the one who waits longest; before all of them
 //! whoever waits for more than [`STARVED`]; and before these whoever has part of a piece from us ([`Turns::continuing_asker`]): with
 //! 100 hosts, 200 pieces of 1 MiB, 100 Mbit/s and 20 ms the first piece came after 1.5 s instead of 4.5 (median), the last
 //! host was done at 1.18 instead of 1.35 times the bound, and the origin sent 1.15 instead of 1.32 copies. Stars with pieces
@@ -16,7 +16,9 @@
 //! (1.7 instead of 1.2 times the bound).
 
 use super::session::Session;
+use super::takings::{Taken, Takings};
 use super::{ConnId, Time};
+use core::net::IpAddr;
 use shoal_protocol::limits::BLOCK_BYTES;
 use std::time::Duration;
 
@@ -45,8 +47,12 @@ pub fn writer_room(session: &mut Session, now: Time) -> u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Row {
     conn: ConnId,
-    /// Pieces that the peer has.
+    ip: IpAddr,
+    /// Pieces that the peer says it has.
     count: u32,
+    taken: Taken,
+    /// It took more from us than it says it has.
+    hides: bool,
     moved: Time,
     writing: u32,
     writing_bytes: u64,
@@ -65,7 +71,10 @@ impl Row {
     fn of(conn: ConnId, s: &Session) -> Self {
         Self {
             conn,
+            ip: s.remote.ip(),
             count: s.have.count(),
+            taken: Taken::default(),
+            hides: false,
             moved: s.turn_moved,
             writing: s.writing.0,
             writing_bytes: s.writing.1,
@@ -88,33 +97,60 @@ impl Row {
 
 /// Whose turn it is, in a dense table: every block sent and every request asks that of all connections, and a session is
 /// ten times as large as what matters here.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Turns {
     /// Ascending by connection.
     rows: Vec<Row>,
+    takings: Takings,
+    piece_bytes: u32,
 }
 
 impl Turns {
+    /// Nobody is here; pieces have so many bytes.
+    #[must_use]
+    pub fn new(piece_bytes: u32) -> Self {
+        Self { rows: Vec::new(), takings: Takings::default(), piece_bytes }
+    }
+
     /// Something about a connection changed, or it is new.
     pub fn note(&mut self, conn: ConnId, session: &Session) {
         let row = Row::of(conn, session);
         match self.rows.binary_search_by_key(&conn, |r| r.conn) {
-            Ok(at) => self.rows[at] = row,
-            Err(at) => self.rows.insert(at, row),
+            Ok(at) => {
+                let Row { taken, hides, .. } = self.rows[at];
+                self.rows[at] = Row { taken, hides, ..row };
+            }
+            Err(at) => {
+                let taken = self.takings.joined(session.heard, row.ip);
+                let hides = taken.is_hidden(row.count, self.piece_bytes);
+                self.rows.insert(at, Row { taken, hides, ..row });
+            }
         }
     }
 
     /// A peer has so many pieces now.
     pub fn note_count(&mut self, conn: ConnId, count: u32) {
         if let Ok(at) = self.rows.binary_search_by_key(&conn, |r| r.conn) {
-            self.rows[at].count = count;
+            let row = &mut self.rows[at];
+            row.count = count;
+            row.hides &= row.taken.is_hidden(count, self.piece_bytes);
+        }
+    }
+
+    /// A peer got so many bytes.
+    pub fn note_sent(&mut self, now: Time, conn: ConnId, bytes: u32) {
+        if let Ok(at) = self.rows.binary_search_by_key(&conn, |r| r.conn) {
+            let row = &mut self.rows[at];
+            row.taken.add(now, bytes);
+            row.hides = row.taken.is_hidden(row.count, self.piece_bytes);
         }
     }
 
     /// A connection is no more.
     pub fn forget(&mut self, conn: ConnId) {
         if let Ok(at) = self.rows.binary_search_by_key(&conn, |r| r.conn) {
-            self.rows.remove(at);
+            let row = self.rows.remove(at);
+            self.takings.left(row.ip, &row.taken);
         }
     }
 
@@ -170,17 +206,22 @@ impl Turns {
         self.rows.iter().any(|r| r.conn != conn && waits(r))
     }
 
-    /// The peer to serve next among those that asked for named blocks and have no turn: the least complete one.
+    /// The peer to serve next among those that asked for named blocks and have no turn: the least complete one of those
+    /// that hide nothing.
     #[must_use]
     pub fn next_asker(&self, far: bool) -> Option<ConnId> {
-        self.rows.iter().filter(|r| r.far == far && r.waits()).min_by_key(|r| (r.count, r.moved)).map(|r| r.conn)
+        self.rows
+            .iter()
+            .filter(|r| r.far == far && r.waits())
+            .min_by_key(|r| (r.hides, r.count, r.moved))
+            .map(|r| r.conn)
     }
 
     /// The peer to give a piece of our choice to: the one with the shortest relay backlog.
     #[must_use]
     pub fn next_any_asker(&self, far: bool, backlog: impl Fn(ConnId) -> i64) -> Option<ConnId> {
         let asks = self.rows.iter().filter(|r| r.far == far && r.asks_any && r.writing == 0 && !r.asks);
-        asks.min_by_key(|r| (backlog(r.conn), r.count, r.moved)).map(|r| r.conn)
+        asks.min_by_key(|r| (r.hides, backlog(r.conn), r.count, r.moved)).map(|r| r.conn)
     }
 
     /// A peer that asks for another block of the piece on which it spent its last turn. With windows of one block it asks
@@ -191,10 +232,11 @@ impl Turns {
         self.rows.iter().filter(|r| r.far == far && r.waits() && r.goes_on).min_by_key(|r| r.moved).map(|r| r.conn)
     }
 
-    /// The peer that waits longest among those that have waited for more than [`STARVED`].
+    /// The peer that waits longest among those that have waited for more than [`STARVED`] and hide nothing.
     #[must_use]
     pub fn starved_asker(&self, now: Time, far: bool) -> Option<ConnId> {
-        let starved = self.rows.iter().filter(|r| r.far == far && r.waits() && now.since(r.moved) > STARVED);
+        let waits = |r: &&Row| r.far == far && r.waits() && !r.hides;
+        let starved = self.rows.iter().filter(|r| waits(r) && now.since(r.moved) > STARVED);
         starved.min_by_key(|r| r.moved).map(|r| r.conn)
     }
 
@@ -204,7 +246,9 @@ impl Turns {
     /// Says which row is wrong.
     pub(super) fn check<'a>(&self, sessions: impl Iterator<Item = (ConnId, &'a Session)>) -> Result<(), String> {
         let real: Vec<Row> = sessions.map(|(conn, s)| Row::of(conn, s)).collect();
-        match self.rows.iter().zip(&real).find(|(row, real)| row != real) {
+        // What was taken is known here only.
+        let differs = |row: &Row, real: &Row| *row != Row { taken: row.taken, hides: row.hides, ..*real };
+        match self.rows.iter().zip(&real).find(|(row, real)| differs(row, real)) {
             Some((row, real)) => Err(format!("the turn table has {row:?}, should be {real:?}")),
             None if self.rows.len() != real.len() => Err(format!("{} rows, {} sessions", self.rows.len(), real.len())),
             None => Ok(()),
@@ -220,7 +264,10 @@ mod tests {
         let (moved, block) = (Time(0), u64::from(BLOCK_BYTES));
         Row {
             conn,
+            ip: [9, 9, 9, 9].into(),
             count: 0,
+            taken: Taken::default(),
+            hides: false,
             moved,
             writing: 0,
             writing_bytes: block,
@@ -236,7 +283,7 @@ mod tests {
     fn a_crowd_that_asks_and_does_not_read_keeps_nobody_waiting_for_long() {
         const CROWD: ConnId = 200;
         for rate in [0.0, 1e5, 1e8] {
-            let mut turns = Turns { rows: (0..=CROWD).map(asker).collect() };
+            let mut turns = Turns { rows: (0..=CROWD).map(asker).collect(), ..Turns::new(1 << 20) };
             let mut now = Time(0);
             // The last one is honest; all others take a turn and never move.
             while turns.rows[CROWD as usize].writing == 0 {

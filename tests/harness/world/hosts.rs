@@ -6,8 +6,8 @@ use crate::link::{Item, Lane};
 use crate::report::Report;
 use shoal_peer::swarm::waste::CAUSES;
 use shoal_peer::swarm::{Config, ConnId, Input, Output, Swarm, Time};
-use shoal_protocol::Bitfield;
 use shoal_protocol::message::GoodbyeReason;
+use shoal_protocol::{Bitfield, Message};
 use std::sync::Arc;
 
 /// How long a dial into nothing takes.
@@ -92,6 +92,7 @@ impl World {
             Fault::Corrupt(p) => self.hosts[host].vices.corrupt = p,
             Fault::Reject(reason) => self.hosts[host].vices.reject = Some(reason),
             Fault::Withhold => self.hosts[host].vices.withholds = true,
+            Fault::Hide => self.hosts[host].vices.hides = true,
             Fault::CanNotRead => self.hosts[host].vices.can_not_read = true,
             Fault::Lose(first, count) => {
                 self.feed(host, Input::Lost { pieces: (first..first + count).collect() });
@@ -217,7 +218,14 @@ impl World {
 
     pub(super) fn perform(&mut self, host: usize, output: Output) {
         match output {
-            Output::Send { conn, message } => self.send(host, conn, Item::Frame(message)),
+            Output::Send { conn, message } => {
+                let message = match message {
+                    Message::Have(_) if self.hosts[host].vices.hides => return,
+                    Message::Bitfield { .. } | Message::HaveAll if self.hosts[host].vices.hides => Message::HaveNone,
+                    message => message,
+                };
+                self.send(host, conn, Item::Frame(message));
+            }
             Output::SendBlock { conn, block } => self.send_block(host, conn, block),
             Output::SendManifest { .. } | Output::KeepCvs { .. } => {}
             Output::Store { block, last } => {
