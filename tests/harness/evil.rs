@@ -99,6 +99,9 @@ impl Tally {
     }
 }
 
+/// From so many addresses come those who say nothing, where the target is on this machine.
+const SILENT_ADDRESSES: u32 = 200;
+
 /// Plays one mode against a peer's port until a bound is reached. Modes that send blocks need the content.
 pub async fn play(
     mode: PeerMode,
@@ -145,7 +148,8 @@ async fn one(
 ) -> io::Result<()> {
     match mode {
         PeerMode::Silent => {
-            let mut stream = TcpStream::connect(target).await?;
+            let from = Ipv4Addr::from(0x7f20_0000 + numbers.draw() as u32 % SILENT_ADDRESSES);
+            let mut stream = connect_from(from, target).await?;
             tally.connected.fetch_add(1, Ordering::Relaxed);
             // Its end is waited for; nothing else can come.
             let _ = stream.read(&mut [0]).await?;

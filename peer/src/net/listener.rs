@@ -6,11 +6,12 @@ use super::handshake::{self, HANDSHAKE, HandshakeError, Opened};
 use super::{manifest_server, socket};
 use crate::engine::Listen;
 use crate::store::descriptors;
-use shoal_protocol::address::{Reach, canonical_addr, reach};
+use shoal_protocol::address::{Reach, canonical_addr, reach, subnet};
 use shoal_protocol::handshake::MAGIC;
 use shoal_protocol::message::GoodbyeReason;
 use shoal_protocol::{Message, WireError};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 const HTTP_MAX: usize = 512;
 /// Peers that dialled us at once, over all contents, unless the user wants more for one.
 const PEERS_MAX: usize = 200;
-/// Connections that have not said what they want: one more, and the oldest goes. Fewer where descriptors are few: who
-/// says nothing must not keep out who does, nor our own files from being opened.
+/// Connections that have not said what they want: one more, and the oldest goes of the network that has most of them. Fewer
+/// where descriptors are few: who says nothing must not keep out who does, nor our own files from being opened.
 const HALF_OPEN_MAX: usize = 64;
 /// Connections from one address on the internet; private networks and this host are spared, as many share one there.
 const PER_ADDRESS_MAX: usize = 16;
@@ -69,7 +70,8 @@ fn bind_one(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket::begin(&SockRef::from(&socket));
     socket.bind(&addr.into())?;
-    socket.listen(1024)?;
+    // As many as systems mostly allow: where thousands come at once, who is honest must not lose its first packet.
+    socket.listen(4096)?;
     socket.set_nonblocking(true)?;
     TcpListener::from_std(socket.into())
 }
@@ -100,7 +102,7 @@ pub async fn run(core: Arc<Core>, listener: TcpListener) {
         };
         let remote = canonical_addr(remote);
         let Some(counted) = doors.per_address.count(remote.ip()) else { continue };
-        let waiting = doors.half_open.enter();
+        let waiting = doors.half_open.enter(remote.ip());
         let (tasks, core, doors) = (core.tasks.clone(), Arc::clone(&core), Arc::clone(&doors));
         tasks.spawn(async move {
             let cancel = core.cancel.clone();
@@ -209,7 +211,14 @@ async fn peer(
 #[derive(Debug, Clone)]
 struct HalfOpen {
     most: usize,
-    waiting: Arc<Mutex<(u64, BTreeMap<u64, CancellationToken>)>>,
+    waiting: Arc<Mutex<WaitingList>>,
+}
+
+#[derive(Debug, Default)]
+struct WaitingList {
+    next: u64,
+    /// In the order in which they came: from which network, and what ends it.
+    each: BTreeMap<u64, ([u8; 8], CancellationToken)>,
 }
 
 struct Waiting {
@@ -223,16 +232,20 @@ impl HalfOpen {
         Self { most, waiting: Arc::default() }
     }
 
-    fn enter(&self) -> Waiting {
+    fn enter(&self, from: IpAddr) -> Waiting {
         let token = CancellationToken::new();
         let mut list = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = list.0;
-        list.0 += 1;
-        list.1.insert(number, token.clone());
-        if list.1.len() > self.most
-            && let Some((_, oldest)) = list.1.pop_first()
-        {
-            oldest.cancel();
+        let number = list.next;
+        list.next += 1;
+        list.each.insert(number, (subnet(from), token.clone()));
+        if list.each.len() > self.most {
+            let mut crowds: HashMap<[u8; 8], usize> = HashMap::new();
+            list.each.values().for_each(|(network, _)| *crowds.entry(*network).or_default() += 1);
+            let oldest = list.each.iter().min_by_key(|(at, (network, _))| (Reverse(crowds[network]), **at));
+            let oldest = oldest.map(|(at, _)| *at);
+            if let Some((_, token)) = oldest.and_then(|at| list.each.remove(&at)) {
+                token.cancel();
+            }
         }
         Waiting { all: self.clone(), number, token }
     }
@@ -240,7 +253,7 @@ impl HalfOpen {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.all.waiting.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&self.number);
+        self.all.waiting.lock().unwrap_or_else(PoisonError::into_inner).each.remove(&self.number);
     }
 }
 
@@ -269,7 +282,7 @@ impl PerAddress {
                 key[..4].copy_from_slice(&ip.octets());
                 key
             }
-            IpAddr::V6(_) => shoal_protocol::address::subnet(ip),
+            IpAddr::V6(_) => subnet(ip),
         };
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key).or_default();
@@ -316,14 +329,25 @@ mod tests {
     }
 
     #[test]
-    fn one_half_open_connection_too_many_costs_the_oldest() {
+    fn one_half_open_connection_too_many_costs_the_oldest_of_the_largest_crowd() {
         let all = HalfOpen::new(HALF_OPEN_MAX);
-        let mut held: Vec<Waiting> = (0..HALF_OPEN_MAX).map(|_| all.enter()).collect();
-        assert!(held.iter().all(|w| !w.token.is_cancelled()));
-        held.push(all.enter());
-        assert!(held[0].token.is_cancelled());
-        assert!(held[1..].iter().all(|w| !w.token.is_cancelled()));
-        drop(held);
-        assert!(all.waiting.lock().unwrap().1.is_empty());
+        let gone =
+            |held: &[Waiting]| -> Vec<usize> { (0..held.len()).filter(|at| held[*at].token.is_cancelled()).collect() };
+        let [honest, mob] = [[9, 9, 9, 9], [11, 0, 0, 0]].map(IpAddr::from);
+        let mut held = vec![all.enter(honest)];
+        held.extend((1..HALF_OPEN_MAX).map(|n| all.enter(IpAddr::from([11, 0, 0, n as u8]))));
+        assert!(gone(&held).is_empty());
+        for n in 1..1_000 {
+            held.push(all.enter(mob));
+            assert_eq!(gone(&held), (1..=n).collect::<Vec<_>>());
+        }
+        // Where nobody is a crowd it is the oldest.
+        let alone = |n: usize| all.enter(IpAddr::from([12, 0, n as u8, 1]));
+        let mut others: Vec<_> = (2..HALF_OPEN_MAX).map(alone).collect();
+        assert!(!held[0].token.is_cancelled());
+        others.extend((0..2).map(alone));
+        assert!(held[0].token.is_cancelled() && gone(&others).is_empty());
+        drop((held, others));
+        assert!(all.waiting.lock().unwrap().each.is_empty());
     }
 }
