@@ -6,7 +6,7 @@ use harness::loopback::{Content, Evil, PATIENCE, complete, engine, hello};
 use shoal_peer::engine::Engine;
 use shoal_protocol::Message;
 use shoal_protocol::announce::StopReason;
-use shoal_protocol::message::{Block, GoodbyeReason, RejectReason};
+use shoal_protocol::message::{Block, GoodbyeReason, PexPeer, RejectReason};
 use std::future::Future;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -73,6 +73,25 @@ fn a_flood_of_requests_that_is_never_read_ends() {
         let _ = evil.stream.write_all(&out).await;
         // Nothing is read until it must have ended; then its end is found behind what was in the pipe.
         evil.last_words().await;
+    }));
+}
+
+#[test]
+fn a_flood_of_peer_lists_is_read_no_faster_than_it_costs() {
+    run(with_seed(|addr, content| async move {
+        let mut evil = Evil::dial(addr, &hello(content.swarm(), 1)).await.unwrap();
+        evil.send(&Message::HaveNone).await.unwrap();
+        let start = std::time::Instant::now();
+        // Most come too early to be looked at; they are as long all the same. A second has room for 400.
+        let added: Vec<PexPeer> =
+            (1..=50).map(|n| PexPeer { addr: SocketAddr::from(([10, 9, 9, n], 7171)), seed: false }).collect();
+        for _ in 0..900 {
+            evil.send(&Message::Pex { added: added.clone(), dropped: Vec::new() }).await.unwrap();
+        }
+        let wanted = Block { piece: 2, offset: 0, length: 1_000 };
+        evil.send(&Message::Request(wanted)).await.unwrap();
+        while evil.next().await.unwrap() != Message::Block(wanted) {}
+        assert!(start.elapsed() > std::time::Duration::from_secs(1), "read within {:?}", start.elapsed());
     }));
 }
 

@@ -58,3 +58,44 @@ impl Pace {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_protocol::message::Block;
+
+    #[test]
+    fn a_second_has_room_for_few_dear_frames_and_for_many_cheap_ones() {
+        let block = Block { piece: 0, offset: 0, length: 1 };
+        for (message, fit) in [
+            (Message::CvRequest { first: 0, count: 1 }, 100),
+            (Message::ManifestRequest { segment: 0 }, 400),
+            (Message::Pex { added: Vec::new(), dropped: Vec::new() }, 400),
+            (Message::Have(vec![(0, 4_000_000)]), 0),
+            (Message::Have(vec![(0, 1)]), 36_363),
+            (Message::Request(block), 400_000),
+        ] {
+            // Again where a second ended in between.
+            let fits = || {
+                let mut pace = Pace::new();
+                let born = pace.second;
+                let count = (0..).take_while(|_| pace.note(&message).is_none()).count();
+                (pace.second == born).then_some(count)
+            };
+            let count = std::iter::repeat_with(fits).flatten().next();
+            assert_eq!(count, Some(fit), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn frames_that_say_nothing_are_a_flood_at_last() {
+        let mut pace = Pace::new();
+        pace.empty = EMPTY_MAX;
+        assert!(!pace.is_flood(0));
+        assert!(pace.is_flood(1));
+        let mut pace = Pace::new();
+        pace.empty = EMPTY_MAX;
+        pace.note(&Message::KeepAlive);
+        assert!(pace.is_flood(0));
+    }
+}
