@@ -38,7 +38,7 @@ pub struct Settings {
     /// Address and port for the operator: swarms, peers, /metrics; or "off" [default: 127.0.0.1:7071]
     #[arg(long, env = "SHOAL_ADMIN_LISTEN", value_name = "ADDR")]
     pub admin_listen: Option<String>,
-    /// Base of the time between two announces of a peer [default: 3s to 90s, by age and size of the swarm]
+    /// Base of the time between two announces of a peer [default: 3s to 90s, by age and size of the swarm, and by how many peers there are in all]
     #[arg(long, env = "SHOAL_ANNOUNCE_INTERVAL", value_name = "DUR", value_parser = parse_duration)]
     #[serde(deserialize_with = "duration")]
     pub announce_interval: Option<Duration>,

@@ -239,7 +239,8 @@ impl Registry {
         let want = usize::from(announce.want).min(self.config.max_handout).min(HANDOUT_PEERS);
         let peers = pick(swarm, &self.hasher, &asker, want, now_s, rng);
         let age_s = now_s.saturating_sub(swarm.born_s);
-        let interval_s = interval_s(self.config.interval_s, age_s, swarm.seeds(), swarm.len() - swarm.seeds(), rng);
+        let counts = (swarm.seeds(), swarm.len() - swarm.seeds());
+        let interval_s = interval_s(self.config.interval_s, age_s, counts, self.peers.load(Ordering::Relaxed), rng);
         let extra = Extra::new(&self.extras, &announce.candidates, &announce.zone, &announce.label);
         let expires_s = now_s.saturating_add(ttl_s(self.config.peer_ttl_s, interval_s));
         let record = Record { key, id: announce.peer, seed, expires_s, extra };
@@ -284,7 +285,8 @@ impl Registry {
                 self.swarms.fetch_sub(1, Ordering::Relaxed);
             }
         }
-        let interval_s = interval_s(self.config.interval_s, age_s, seeds, leechers, rng);
+        let everybody = self.peers.load(Ordering::Relaxed);
+        let interval_s = interval_s(self.config.interval_s, age_s, (seeds, leechers), everybody, rng);
         Answer { interval_s, seeds: seeds as u32, leechers: leechers as u32, peers: Vec::new() }
     }
 
