@@ -51,8 +51,6 @@ struct Row {
     /// Pieces that the peer says it has.
     count: u32,
     taken: Taken,
-    /// It took more from us than it says it has.
-    hides: bool,
     moved: Time,
     writing: u32,
     writing_bytes: u64,
@@ -74,7 +72,6 @@ impl Row {
             ip: s.remote.ip(),
             count: s.have.count(),
             taken: Taken::default(),
-            hides: false,
             moved: s.turn_moved,
             writing: s.writing.0,
             writing_bytes: s.writing.1,
@@ -116,14 +113,10 @@ impl Turns {
     pub fn note(&mut self, conn: ConnId, session: &Session) {
         let row = Row::of(conn, session);
         match self.rows.binary_search_by_key(&conn, |r| r.conn) {
-            Ok(at) => {
-                let Row { taken, hides, .. } = self.rows[at];
-                self.rows[at] = Row { taken, hides, ..row };
-            }
+            Ok(at) => self.rows[at] = Row { taken: self.rows[at].taken, ..row },
             Err(at) => {
                 let taken = self.takings.joined(session.heard, row.ip);
-                let hides = taken.is_hidden(row.count, self.piece_bytes);
-                self.rows.insert(at, Row { taken, hides, ..row });
+                self.rows.insert(at, Row { taken, ..row });
             }
         }
     }
@@ -131,18 +124,14 @@ impl Turns {
     /// A peer has so many pieces now.
     pub fn note_count(&mut self, conn: ConnId, count: u32) {
         if let Ok(at) = self.rows.binary_search_by_key(&conn, |r| r.conn) {
-            let row = &mut self.rows[at];
-            row.count = count;
-            row.hides &= row.taken.is_hidden(count, self.piece_bytes);
+            self.rows[at].count = count;
         }
     }
 
     /// A peer got so many bytes.
     pub fn note_sent(&mut self, now: Time, conn: ConnId, bytes: u32) {
         if let Ok(at) = self.rows.binary_search_by_key(&conn, |r| r.conn) {
-            let row = &mut self.rows[at];
-            row.taken.add(now, bytes);
-            row.hides = row.taken.is_hidden(row.count, self.piece_bytes);
+            self.rows[at].taken.add(now, bytes);
         }
     }
 
@@ -152,6 +141,11 @@ impl Turns {
             let row = self.rows.remove(at);
             self.takings.left(row.ip, &row.taken);
         }
+    }
+
+    /// Whether it took more from us than it says it has.
+    fn hides(&self, row: &Row) -> bool {
+        row.taken.is_hidden(row.count, self.piece_bytes)
     }
 
     /// Whether another turn of a kind may be opened; `rate` is what we send in all, in bytes per second.
@@ -213,7 +207,7 @@ impl Turns {
         self.rows
             .iter()
             .filter(|r| r.far == far && r.waits())
-            .min_by_key(|r| (r.hides, r.count, r.moved))
+            .min_by_key(|r| (self.hides(r), r.count, r.moved))
             .map(|r| r.conn)
     }
 
@@ -221,7 +215,7 @@ impl Turns {
     #[must_use]
     pub fn next_any_asker(&self, far: bool, backlog: impl Fn(ConnId) -> i64) -> Option<ConnId> {
         let asks = self.rows.iter().filter(|r| r.far == far && r.asks_any && r.writing == 0 && !r.asks);
-        asks.min_by_key(|r| (r.hides, backlog(r.conn), r.count, r.moved)).map(|r| r.conn)
+        asks.min_by_key(|r| (self.hides(r), backlog(r.conn), r.count, r.moved)).map(|r| r.conn)
     }
 
     /// A peer that asks for another block of the piece on which it spent its last turn. With windows of one block it asks
@@ -235,7 +229,7 @@ impl Turns {
     /// The peer that waits longest among those that have waited for more than [`STARVED`] and hide nothing.
     #[must_use]
     pub fn starved_asker(&self, now: Time, far: bool) -> Option<ConnId> {
-        let waits = |r: &&Row| r.far == far && r.waits() && !r.hides;
+        let waits = |r: &&Row| r.far == far && r.waits() && !self.hides(r);
         let starved = self.rows.iter().filter(|r| waits(r) && now.since(r.moved) > STARVED);
         starved.min_by_key(|r| r.moved).map(|r| r.conn)
     }
@@ -247,7 +241,7 @@ impl Turns {
     pub(super) fn check<'a>(&self, sessions: impl Iterator<Item = (ConnId, &'a Session)>) -> Result<(), String> {
         let real: Vec<Row> = sessions.map(|(conn, s)| Row::of(conn, s)).collect();
         // What was taken is known here only.
-        let differs = |row: &Row, real: &Row| *row != Row { taken: row.taken, hides: row.hides, ..*real };
+        let differs = |row: &Row, real: &Row| *row != Row { taken: row.taken, ..*real };
         match self.rows.iter().zip(&real).find(|(row, real)| differs(row, real)) {
             Some((row, real)) => Err(format!("the turn table has {row:?}, should be {real:?}")),
             None if self.rows.len() != real.len() => Err(format!("{} rows, {} sessions", self.rows.len(), real.len())),
@@ -267,7 +261,6 @@ mod tests {
             ip: [9, 9, 9, 9].into(),
             count: 0,
             taken: Taken::default(),
-            hides: false,
             moved,
             writing: 0,
             writing_bytes: block,
