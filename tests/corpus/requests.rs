@@ -2,7 +2,7 @@
 //! of a peer that is none. Whatever comes is answered by what is right or refused, each within one reading.
 
 use crate::run;
-use harness::loopback::{Content, Evil, PATIENCE, config, hello, http};
+use harness::loopback::{Content, Evil, PATIENCE, hello, http};
 use shoal_peer::engine::{Engine, EngineConfig};
 use shoal_protocol::announce::StopReason;
 use shoal_tracker::server::{bind, run as serve};
@@ -302,7 +302,7 @@ fn a_trackers_port() {
 fn the_port_of_a_seed_that_is_its_own_tracker() {
     run(async {
         let content = Content::file(31, 1 << 20, 1 << 18);
-        let engine = Engine::start(EngineConfig { tracker: true, ..config() }).await.unwrap();
+        let engine = Engine::start(EngineConfig { tracker: true, ..EngineConfig::on_loopback() }).await.unwrap();
         let seed = content.seed(&engine, &[]);
         play(engine.local_addr(), &content, "a seed", true).await;
         assert!(Evil::dial(engine.local_addr(), &hello(content.swarm(), 1)).await.is_ok(), "peers still get in");
@@ -315,7 +315,7 @@ fn the_port_of_a_seed_that_is_its_own_tracker() {
 fn the_port_of_a_peer_that_is_no_tracker() {
     run(async {
         let content = Content::file(32, 1 << 20, 1 << 18);
-        let engine = Engine::start(config()).await.unwrap();
+        let engine = Engine::start(EngineConfig::on_loopback()).await.unwrap();
         let seed = content.seed(&engine, &[]);
         play(engine.local_addr(), &content, "a peer", false).await;
         assert!(Evil::dial(engine.local_addr(), &hello(content.swarm(), 1)).await.is_ok(), "peers still get in");

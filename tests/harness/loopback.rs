@@ -1,7 +1,7 @@
 //! Real engines on this host's loopback, their contents, and an evil peer that speaks the wire by hand.
 
 use bytes::{Buf, BytesMut};
-use shoal_peer::engine::{Engine, EngineConfig, Fetching, Handle, Listen, Seeding};
+use shoal_peer::engine::{Engine, EngineConfig, Fetching, Handle, Seeding};
 use shoal_peer::store::{Download, DownloadOptions, Existing, MemorySource, Opened, Source, SyncMode};
 use shoal_protocol::codec::Codec;
 use shoal_protocol::handshake::{GREETING_BYTES, Greeting};
@@ -158,27 +158,10 @@ impl Content {
     }
 }
 
-/// Settings for this host: any free port on loopback.
-#[must_use]
-pub fn config() -> EngineConfig {
-    EngineConfig {
-        listen: Listen { ip: Some([127, 0, 0, 1].into()), ports: 0..=0 },
-        advertise: Vec::new(),
-        zone: String::new(),
-        label: String::new(),
-        max_upload: 0,
-        max_download: 0,
-        max_peers: 50,
-        upload: true,
-        allow_private: false,
-        tracker: false,
-    }
-}
-
 /// An engine on loopback.
 #[allow(clippy::unwrap_used)] // A test without a port can't go on.
 pub async fn engine() -> Engine {
-    Engine::start(config()).await.unwrap()
+    Engine::start(EngineConfig::on_loopback()).await.unwrap()
 }
 
 /// A URL of something on loopback.

@@ -1,7 +1,7 @@
 //! Who gets to talk to whom: greetings, doubles, trackers and peer exchange.
 
 use crate::run;
-use harness::loopback::{Content, Evil, PATIENCE, complete, config, engine, fake_tracker, hello, url};
+use harness::loopback::{Content, Evil, PATIENCE, complete, engine, fake_tracker, hello, url};
 use shoal_peer::engine::{Engine, EngineConfig};
 use shoal_protocol::announce::StopReason;
 use shoal_protocol::handshake::{GREETING_BYTES, Greeting};
@@ -114,7 +114,7 @@ fn two_who_dial_each_other_keep_one_connection() {
 fn the_tracker_of_a_seed_brings_fetchers() {
     run(async {
         let content = content();
-        let a = Engine::start(EngineConfig { tracker: true, ..config() }).await.unwrap();
+        let a = Engine::start(EngineConfig { tracker: true, ..EngineConfig::on_loopback() }).await.unwrap();
         let (b, dir) = (engine().await, tempfile::tempdir().unwrap());
         let seed = content.seed(&a, &[]);
         let mut fetch = content.fetch(&b, dir.path(), &[], &[url(a.local_addr())]);

@@ -1,7 +1,7 @@
 //! How things end: resuming, and nothing left behind.
 
 use crate::run;
-use harness::loopback::{Content, PATIENCE, complete, config, engine};
+use harness::loopback::{Content, PATIENCE, complete, engine};
 use shoal_peer::engine::{Engine, EngineConfig};
 use shoal_protocol::announce::StopReason;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ fn a_fetch_whose_engine_is_gone_without_a_word_goes_on_where_it_was() {
     let dir = tempfile::tempdir().unwrap();
     // The runtime ends in the middle, as a process does that is killed: nothing is saved.
     run(async {
-        let slow = EngineConfig { max_upload: 8 << 20, ..config() };
+        let slow = EngineConfig { max_upload: 8 << 20, ..EngineConfig::on_loopback() };
         let (a, b) = (Engine::start(slow).await.unwrap(), engine().await);
         let _seed = content.seed(&a, &[]);
         let mut fetch = content.fetch(&b, dir.path(), &[a.local_addr()], &[]);

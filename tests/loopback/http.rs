@@ -1,7 +1,7 @@
 //! HTTP on the peer's port.
 
 use crate::run;
-use harness::loopback::{Content, Evil, config, hello, http};
+use harness::loopback::{Content, Evil, hello, http};
 use shoal_peer::engine::{Engine, EngineConfig};
 use shoal_protocol::Manifest;
 use shoal_protocol::announce::StopReason;
@@ -15,7 +15,7 @@ async fn get(addr: SocketAddr, path: &str, headers: &str) -> (u16, String, Vec<u
 fn the_peers_port_gives_out_manifest_and_cvs_and_takes_announces() {
     run(async {
         let content = Content::file(30, 3 << 20, 1 << 18);
-        let engine = Engine::start(EngineConfig { tracker: true, ..config() }).await.unwrap();
+        let engine = Engine::start(EngineConfig { tracker: true, ..EngineConfig::on_loopback() }).await.unwrap();
         let addr = engine.local_addr();
         let seed = content.seed(&engine, &[]);
         let id = content.manifest.id();

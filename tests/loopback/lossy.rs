@@ -2,7 +2,7 @@
 
 use crate::run;
 use harness::fuzz::Numbers;
-use harness::loopback::{Content, complete, config, engine};
+use harness::loopback::{Content, complete, engine};
 use shoal_peer::engine::{Engine, EngineConfig};
 use shoal_protocol::announce::StopReason;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ fn twenty_complete_though_the_origin_goes_when_each_piece_is_out_once() {
 async fn one_origin(number: u64) -> f64 {
     let content = Content::file(70 + number, 16 << 20, 1 << 17);
     let dir = tempfile::tempdir().unwrap();
-    let slow = EngineConfig { max_upload: 16 << 20, ..config() };
+    let slow = EngineConfig { max_upload: 16 << 20, ..EngineConfig::on_loopback() };
     let origin = Engine::start(slow).await.unwrap();
     let mut seed = content.seed(&origin, &[]);
     let mut fetches = Vec::new();
@@ -92,7 +92,7 @@ async fn noisy_line(target: SocketAddr, bytes: u64) -> (SocketAddr, Arc<AtomicU6
 fn a_line_that_flips_bits_delivers_nothing_wrong_and_ends_nothing() {
     run(async {
         let content = Content::file(71, 8 << 20, 1 << 16);
-        let slow = EngineConfig { max_upload: 2 << 20, ..config() };
+        let slow = EngineConfig { max_upload: 2 << 20, ..EngineConfig::on_loopback() };
         let (a, b, c) = (engine().await, Engine::start(slow).await.unwrap(), engine().await);
         let (noisy, clean) = (content.seed(&a, &[]), content.seed(&b, &[]));
         let (line, flipped) = noisy_line(a.local_addr(), 1 << 20).await;

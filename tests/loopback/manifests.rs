@@ -1,7 +1,7 @@
 //! Manifests by their id alone, from peers.
 
 use crate::run;
-use harness::loopback::{Content, Evil, config, engine, hello, url};
+use harness::loopback::{Content, Evil, engine, hello, url};
 use shoal_peer::engine::{Engine, EngineConfig};
 use shoal_protocol::announce::StopReason;
 use shoal_protocol::{ContentId, Message};
@@ -18,7 +18,7 @@ fn a_manifest_comes_from_a_peer_by_its_id_alone() {
     run(async {
         let content = content();
         assert!(content.manifest.binary_len() > 3 * 32_768);
-        let a = Engine::start(EngineConfig { tracker: true, ..config() }).await.unwrap();
+        let a = Engine::start(EngineConfig { tracker: true, ..EngineConfig::on_loopback() }).await.unwrap();
         let b = engine().await;
         let seed = content.seed(&a, &[]);
         let (id, long) = (content.manifest.id(), Some(Duration::from_secs(20)));

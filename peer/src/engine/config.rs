@@ -1,7 +1,7 @@
 //! What an engine is told: where to listen, how much to use, whom to announce to.
 
 use shoal_protocol::link::Url;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 /// Where to listen: at this address, on the first free port of the range.
@@ -36,6 +36,25 @@ pub struct EngineConfig {
     pub allow_private: bool,
     /// Answer announces for the contents of this engine on its own port.
     pub tracker: bool,
+}
+
+impl EngineConfig {
+    /// An engine for this host alone: any free port on loopback, no zone and no limits of rate.
+    #[must_use]
+    pub fn on_loopback() -> Self {
+        Self {
+            listen: Listen { ip: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), ports: 0..=0 },
+            advertise: Vec::new(),
+            zone: String::new(),
+            label: String::new(),
+            max_upload: 0,
+            max_download: 0,
+            max_peers: 50,
+            upload: true,
+            allow_private: false,
+            tracker: false,
+        }
+    }
 }
 
 /// A tracker as a content uses it.

@@ -305,7 +305,6 @@ async fn sweep(service: Service, cancel: CancellationToken) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Listen;
     use crate::store::MemorySource;
     use crate::store::testing::{content_of, manifest_of_sizes};
 
@@ -319,19 +318,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_in_the_logic_ends_its_swarm_and_no_other() {
-        let config = EngineConfig {
-            listen: Listen { ip: Some([127, 0, 0, 1].into()), ports: 0..=0 },
-            advertise: Vec::new(),
-            zone: String::new(),
-            label: String::new(),
-            max_upload: 0,
-            max_download: 0,
-            max_peers: 50,
-            upload: true,
-            allow_private: false,
-            tracker: false,
-        };
-        let engine = Engine::start(config).await.unwrap();
+        let engine = Engine::start(EngineConfig::on_loopback()).await.unwrap();
         let (mut broken, other) = (seeding(&engine, 10), seeding(&engine, 20));
         let events = broken.events.clone();
         events.panic_inside();
