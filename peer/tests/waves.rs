@@ -5,9 +5,9 @@ mod common;
 
 use common::{MIB, Running, World, number};
 
-/// What each wave has must serve the next: nearly all that the origin sends beyond one copy falls to the first wave. The goal
-/// is 2.0; on two busy cores 1.4 to 2.1 were seen, and the bound leaves room for worse moments of a shared machine.
-const COPIES_MAX: f64 = 3.0;
+/// What each wave has must serve the next: nearly all that the origin sends beyond one copy falls to the first wave. On two
+/// busy cores 1.1 to 1.8 were seen.
+const COPIES_MAX: f64 = 2.0;
 
 #[test]
 fn twenty_fetches_in_waves_cost_the_origin_few_copies() {

@@ -52,6 +52,8 @@ pub struct Slice {
     pub bytes: u64,
     /// What is whole with it.
     pub payload: Vec<Payload>,
+    /// Its receiver had yet to read what came before it.
+    pub lay: bool,
 }
 
 /// One direction of a connection. The lanes of a connection are neighbours, the one of who dialled first, and each end

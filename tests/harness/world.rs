@@ -95,6 +95,7 @@ pub struct World {
     hash_delay_us: u64,
     max_peers: usize,
     slice: u64,
+    slow_hosts: bool,
     /// So many come together, when those before them have finished; 0: there are no waves.
     wave: usize,
     check: bool,
@@ -150,6 +151,7 @@ impl World {
             hash_delay_us: 200,
             max_peers: 64,
             slice: SLICE,
+            slow_hosts: false,
             wave: 0,
             check: false,
             horizon: HORIZON,
@@ -220,6 +222,13 @@ impl World {
     #[must_use]
     pub fn slice_kib(mut self, kib: u64) -> Self {
         self.slice = kib << 10;
+        self
+    }
+
+    /// What limits a host's downlink is the host, as its disk is slow, and not its line: what waits there lies in its sockets.
+    #[must_use]
+    pub fn slow_hosts(mut self) -> Self {
+        self.slow_hosts = true;
         self
     }
 

@@ -172,3 +172,25 @@ fn the_same_seed_gives_the_same_run_and_another_seed_another() {
     assert_eq!(run(7), run(7));
     assert_ne!(run(7).trace, run(8).trace);
 }
+
+#[test]
+fn hosts_with_slow_disks_take_one_copy_from_the_origin() {
+    for seed in 0..3 {
+        let world = World::new(seed).pieces(512).control_delay_ms(20.0).origin(mbit(400.0), mbit(400.0));
+        let report = world.fetchers(5, mbit(400.0), mbit(40.0)).slow_hosts().run();
+        must_complete(&report);
+        println!("{report}");
+        assert!(report.ratio() < 1.05 && report.origin_copies < 1.3, "{report}");
+    }
+}
+
+#[test]
+fn an_origin_on_fast_lines_is_not_asked_for_what_others_have_because_it_was_fast_alone() {
+    for seed in 0..3 {
+        let world = World::new(seed).pieces(960).latency_ms(0.05).control_delay_ms(0.3);
+        let report = world.origin(mbit(8000.0), mbit(8000.0)).fetchers(5, mbit(4000.0), mbit(2000.0)).run();
+        must_complete(&report);
+        // 2.0 to 2.3 copies and 1.13 while its window was the one of when it was alone.
+        assert!(report.ratio() < 1.11 && report.origin_copies < 1.85, "{report}");
+    }
+}

@@ -56,6 +56,8 @@ pub enum Event {
         block: Block,
         /// Its bytes.
         buffer: Buffer,
+        /// All of it lay in the socket before it was read.
+        lay: bool,
     },
     /// A block can't be read.
     Unreadable {

@@ -67,6 +67,8 @@ pub(super) struct Reader {
     proven: bool,
     pace: Pace,
     pex_after: Instant,
+    /// Something had to be waited for since the last block.
+    waited: bool,
 }
 
 impl Reader {
@@ -81,6 +83,7 @@ impl Reader {
             proven: false,
             pace: Pace::new(),
             pex_after: Instant::now(),
+            waited: true,
         }
     }
 
@@ -111,7 +114,8 @@ impl Reader {
             // Payload that is read together with its header is copied once more, so little is read where one follows.
             let most = if in_blocks { AHEAD_IN_BLOCKS } else { AHEAD };
             self.buffer.reserve(most);
-            if self.stream.read_buf(&mut (&mut self.buffer).limit(most)).await? == 0 {
+            let mut room = (&mut self.buffer).limit(most);
+            if noting_waits(&mut self.waited, self.stream.read_buf(&mut room)).await? == 0 {
                 return Ok(());
             }
         }
@@ -163,7 +167,8 @@ impl Reader {
             }
         }
         self.proven = waited < QUICK;
-        self.shared.events.tell(Event::Block { conn: self.conn, block, buffer })?;
+        let lay = !std::mem::take(&mut self.waited);
+        self.shared.events.tell(Event::Block { conn: self.conn, block, buffer, lay })?;
         Ok(())
     }
 
@@ -172,7 +177,8 @@ impl Reader {
     async fn read_some(&mut self, out: &mut [u8], got: usize, waited: &mut Duration) -> io::Result<usize> {
         let start = Instant::now();
         loop {
-            let read = tokio::time::timeout(Duration::from_secs(1), self.stream.read(out)).await;
+            let read = tokio::time::timeout(Duration::from_secs(1), self.stream.read(out));
+            let read = noting_waits(&mut self.waited, read).await;
             let total = *waited + start.elapsed();
             let crawls = total > PAYLOAD_YIELDS.0 && (got as f64) < total.as_secs_f64() * PAYLOAD_YIELDS.1;
             let yields = crawls && self.shared.pool.is_wanted(self.proven);
@@ -185,4 +191,15 @@ impl Reader {
             }
         }
     }
+}
+
+/// Awaits, and sets `waited` if that was not done at once.
+async fn noting_waits<F: Future>(waited: &mut bool, future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|context| {
+        let poll = future.as_mut().poll(context);
+        *waited |= poll.is_pending();
+        poll
+    })
+    .await
 }

@@ -133,10 +133,10 @@ impl SwarmIo {
                 });
             }
             Event::Input(input) => self.input(input),
-            Event::Block { conn, block, buffer } => {
+            Event::Block { conn, block, buffer, lay } => {
                 self.arrived = Some(buffer);
                 self.sources.extend(self.names.get(&conn));
-                self.input(Input::BlockArrived { conn, block });
+                self.input(Input::BlockArrived { conn, block, lay });
                 self.arrived = None;
             }
             Event::Unreadable { conn, block, error } => self.unreadable(conn, block, &error),

@@ -111,6 +111,7 @@ impl Swarm {
                 return session.unexpected(block).map(|_| ());
             }
             session.assigns = false;
+            session.pipeline.begin_anew(now);
             self.count_zone(conn);
         } else {
             if reason == RejectReason::NoUpload {

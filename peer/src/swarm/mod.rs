@@ -19,7 +19,8 @@
 //! they have (`told`), blocks come (`fetching`), whole pieces are right or wrong (`verification`), others ask for blocks
 //! (`serving`), CVs are fetched (`proofs`). What is decided: what a peer may say ([`session`], all of them in `sessions`), which piece next
 //! ([`picker`]), blocks under way ([`pieces`]), how much to ask for ([`requests`]) at which [`delay`], filling the pipelines (`refill`), handing
-//! over what waits in a long queue (`steal`), whose turn it is ([`upload`]), spreading by an origin ([`spread`]), sparing it ([`spare`]), chaining values ([`cvs`]), blame
+//! over what waits in a long queue (`steal`), whose turn it is ([`upload`]), spreading by an origin ([`spread`]), sparing it
+//! ([`spare`]), also while we don't keep up ([`intake`]), chaining values ([`cvs`]), blame
 //! ([`blame`]), who is known ([`addresses`]), trackers ([`announcer`]), peer exchange ([`pex`]), thin links between places
 //! ([`zones`]), what came for nothing and why ([`waste`]).
 //!
@@ -80,6 +81,7 @@ pub mod cvs;
 pub mod delay;
 mod fetching;
 mod footprint;
+pub mod intake;
 mod invariants;
 pub mod pex;
 pub mod picker;
@@ -199,6 +201,8 @@ pub enum Input {
         conn: ConnId,
         /// Which.
         block: Block,
+        /// All of it lay in the socket before it was read: nothing had to be waited for.
+        lay: bool,
     },
     /// Payload of a block that is still arriving: shows that the peer is alive and at which rate.
     BlockProgress {

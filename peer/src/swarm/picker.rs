@@ -58,6 +58,12 @@ impl Picker {
         self.position[piece as usize] != NOT_LISTED
     }
 
+    /// Whether there is a piece to start that no connected leecher has.
+    #[must_use]
+    pub fn some_with_seeds_only(&self) -> bool {
+        self.order.first().is_some_and(|p| self.counts[*p as usize] == 0)
+    }
+
     /// How many times a piece was put back.
     #[must_use]
     pub fn returned(&self) -> u64 {

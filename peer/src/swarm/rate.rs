@@ -22,7 +22,13 @@ impl Meter {
     /// Nothing seen so far.
     #[must_use]
     pub fn new(now: Time) -> Self {
-        Self { average: 0.0, slot_bytes: 0, slot_start: now, born: now, total: 0 }
+        Self::starting_at(now, 0.0)
+    }
+
+    /// Nothing seen so far; until something is, this is the rate.
+    #[must_use]
+    pub fn starting_at(now: Time, rate: f64) -> Self {
+        Self { average: rate, slot_bytes: 0, slot_start: now, born: now, total: 0 }
     }
 
     /// Bytes passed.
@@ -49,6 +55,12 @@ impl Meter {
     pub fn rate(&mut self, now: Time) -> f64 {
         self.close_slot(now);
         self.average
+    }
+
+    /// Bytes per second over all its life.
+    #[must_use]
+    pub fn lifelong(&self, now: Time) -> f64 {
+        self.total as f64 / now.since(self.born).as_secs_f64().max(1e-6)
     }
 
     /// All bytes ever.

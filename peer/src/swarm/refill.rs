@@ -7,6 +7,7 @@
 use super::pieces::{BlockState, Stage};
 use super::prng::Prng;
 use super::requests::WINDOW_MIN;
+use super::session::Session;
 use super::state::Swarm;
 use super::{ConnId, Output, Time};
 use shoal_protocol::message::Block;
@@ -205,6 +206,9 @@ impl Swarm {
         if session.useful == 0 {
             return None;
         }
+        if session.hello.spreads && self.leaves_it_to_others(now, session.nearness) {
+            return None;
+        }
         let idle = self.nothing_asked_from(session.nearness);
         let zones = &self.zones;
         let random = self.have.count() < RANDOM_FIRST && self.config_pieces() > 4 * RANDOM_FIRST;
@@ -214,6 +218,15 @@ impl Swarm {
         self.picker.remove(piece);
         self.put_on(conn, piece);
         self.next_block(conn, piece)
+    }
+
+    /// Whether what can be started is left to others than an origin that is so near.
+    fn leaves_it_to_others(&self, now: Time, near: u8) -> bool {
+        if !self.intake.is_behind(now) || self.picker.some_with_seeds_only() {
+            return false;
+        }
+        let owes = |s: &Session| !s.hello.spreads && !s.closing && s.nearness >= near && !s.pipeline.asked.is_empty();
+        self.sessions.values().filter(|s| owes(s)).nth(1).is_some()
     }
 
     /// A peer is asked for the blocks of a piece from now on.

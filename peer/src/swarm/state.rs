@@ -5,6 +5,7 @@ use super::announcer::Announcer;
 use super::blame::{Blame, Suspect};
 use super::cvs::CvBook;
 use super::fetching::{BUSY_FOR, HOLD};
+use super::intake::Intake;
 use super::pex::Pex;
 use super::picker::Picker;
 use super::pieces::Pieces;
@@ -78,6 +79,7 @@ pub struct Swarm {
     pub(super) config: Config,
     pub(super) spread: Option<Spread>,
     pub(super) spare: Spare,
+    pub(super) intake: Intake,
     pub(super) cvs: CvBook,
     pub(super) book: AddressBook,
     pub(super) announcer: Announcer,
@@ -115,6 +117,7 @@ impl Swarm {
             picker,
             spread,
             spare: Spare::new(now, config.trackers > 0),
+            intake: Intake::default(),
             cvs: CvBook::new(Arc::clone(&geometry), config.roots.clone(), config.cvs.clone()),
             announcer: Announcer::new(now, config.trackers, complete),
             sessions: Sessions::default(),
@@ -165,7 +168,10 @@ impl Swarm {
                     }
                 }
             }
-            Input::BlockArrived { conn, block } => self.block_arrived(now, conn, block),
+            Input::BlockArrived { conn, block, lay } => {
+                self.intake.note(now, lay);
+                self.block_arrived(now, conn, block);
+            }
             Input::BlockProgress { conn } => {
                 if let Some(session) = self.sessions.get_mut(&conn) {
                     session.heard = now;

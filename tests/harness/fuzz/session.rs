@@ -167,7 +167,7 @@ impl Model {
                         return;
                     }
                     match message {
-                        Message::Block(block) => self.feed(Input::BlockArrived { conn, block }),
+                        Message::Block(block) => self.feed(Input::BlockArrived { conn, block, lay: false }),
                         message => self.feed(Input::Message { conn, message }),
                     }
                 }
@@ -193,7 +193,7 @@ impl Model {
                 if at < self.asked.len() {
                     let (conn, block) = self.asked.swap_remove(at);
                     if !self.closing.contains(&conn) {
-                        self.feed(Input::BlockArrived { conn, block });
+                        self.feed(Input::BlockArrived { conn, block, lay: false });
                     }
                 }
             }

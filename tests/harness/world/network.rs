@@ -184,14 +184,17 @@ impl World {
             let through = self.through_links(lane, at, slice.bytes);
             let crosses = through > at;
             at = through;
+            let mut lay = false;
             if !only_frames && !crosses {
                 // All have the same latency, so what leaves first arrives first at the receiver's downlink.
                 let down = &mut self.hosts[self.lanes[lane].to()].down;
+                lay = self.slow_hosts && down.free > at;
                 down.free = Time(down.free.max(at).0 + transfer_time(slice.bytes, down.rate));
                 at = down.free;
             }
             at = at.max(self.lanes[lane].last_arrival);
             self.lanes[lane].last_arrival = at;
+            let slice = Box::new(Slice { lay, ..*slice });
             let lane32 = lane as u32;
             self.push(
                 at,
@@ -247,7 +250,7 @@ impl World {
                 Payload::Part => self.feed(to, Input::BlockProgress { conn }),
                 Payload::Block(block, good) => {
                     self.hosts[to].disk.arrived.push_back((block, good, from));
-                    self.feed(to, Input::BlockArrived { conn, block });
+                    self.feed(to, Input::BlockArrived { conn, block, lay: slice.lay });
                     let answered = self.hosts[to].disk.arrived.is_empty();
                     assert!(answered, "a block was neither stored nor discarded; {}", self.report.world);
                 }
