@@ -2,6 +2,7 @@
 
 use crate::manifests::{Case, cases};
 use crate::run;
+use harness::fuzz::{Numbers, mutate};
 use harness::loopback::{Evil, PATIENCE, engine, hello, http};
 use shoal_peer::failure::FailureKind;
 use shoal_protocol::limits::MANIFEST_SEGMENT;
@@ -13,7 +14,8 @@ use shoal_tracker::{DiskConfig, DiskStore, Service, ServiceConfig};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 /// The id under which an attacker would offer it: of a manifest that is one its own, else the hash of its bytes.
@@ -98,6 +100,78 @@ fn put_to_a_tracker() {
         stop.cancel();
         assert_eq!(names(&directory), stored.into_iter().collect::<Vec<_>>(), "nothing but what was good");
         assert_eq!((names(world.path()), names(&world.path().join("a"))), (vec!["a".into()], vec!["b".into()]));
+    });
+}
+
+/// One request after the other on a connection, and a new connection where the server ended it.
+struct Kept {
+    addr: SocketAddr,
+    stream: Option<BufStream<TcpStream>>,
+}
+
+impl Kept {
+    /// The status and the body of the answer.
+    async fn put(&mut self, id: ContentId, body: &[u8]) -> std::io::Result<(u16, Vec<u8>)> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => none.insert(BufStream::new(TcpStream::connect(self.addr).await?)),
+        };
+        let head = format!("PUT /m/{id} HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(body).await?;
+        stream.flush().await?;
+        let (mut status, mut length, mut closes) = (0, 0, false);
+        let mut line = String::new();
+        while stream.read_line(&mut line).await? > 2 {
+            let lower = line.trim().to_ascii_lowercase();
+            if let Some(rest) = lower.strip_prefix("http/1.1 ") {
+                status = rest.get(..3).and_then(|n| n.parse().ok()).unwrap_or(0);
+            }
+            if let Some(rest) = lower.strip_prefix("content-length: ") {
+                length = rest.parse().unwrap_or(0);
+            }
+            closes |= lower == "connection: close";
+            line.clear();
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await?;
+        if closes {
+            self.stream = None;
+        }
+        Ok((status, body))
+    }
+}
+
+/// `SHOAL_CASES` is how many.
+#[test]
+fn mutated_manifests_put_to_a_live_tracker() {
+    run(async {
+        let many: u64 = std::env::var("SHOAL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000);
+        let corpus: Vec<Vec<u8>> =
+            cases().into_iter().map(|case| case.bytes).filter(|bytes| bytes.len() <= 4 << 10).collect();
+        let directory = tempfile::tempdir().unwrap();
+        let (addr, stop) = tracker(directory.path()).await;
+        let mut kept = Kept { addr, stream: None };
+        let mut numbers = Numbers::new(0xf4);
+        let mut good = std::collections::BTreeSet::new();
+        for n in 0..many {
+            let bytes = mutate(&mut numbers, &corpus);
+            let parsed = Manifest::parse(&bytes);
+            let id = parsed.as_ref().map_or_else(|_| ContentId(blake3::hash(&bytes).into()), Manifest::id);
+            let (status, body) = kept.put(id, &bytes).await.unwrap_or_else(|error| panic!("manifest {n}: {error}"));
+            match status {
+                200 | 201 => assert!(parsed.is_ok() && good.insert(id) == (status == 201), "manifest {n}: {bytes:?}"),
+                400 => assert!(parsed.is_err(), "manifest {n}: {}: {bytes:?}", String::from_utf8_lossy(&body)),
+                other => panic!("manifest {n}: {other} {}", String::from_utf8_lossy(&body)),
+            }
+        }
+        eprintln!("{many} manifests, {} different good ones", good.len());
+        assert!(many < 1_000 || good.len() > many as usize / 1_000, "hardly any was good");
+        let honest = cases().into_iter().find_map(|case| Manifest::parse(&case.bytes).ok()).unwrap();
+        let (status, _) = kept.put(honest.id(), &honest.to_binary()).await.unwrap();
+        assert!(matches!(status, 200 | 201), "{status}");
+        stop.cancel();
+        assert_eq!(names(directory.path()).len(), good.union(&[honest.id()].into()).count());
     });
 }
 

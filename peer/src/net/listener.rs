@@ -12,7 +12,7 @@ use shoal_protocol::message::GoodbyeReason;
 use shoal_protocol::{Message, WireError};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 const HTTP_MAX: usize = 512;
 /// Peers that dialled us at once, over all contents, unless the user wants more for one.
 const PEERS_MAX: usize = 200;
-/// Connections that have not said what they want: one more, and the oldest goes of the network that has most of them. Fewer
-/// where descriptors are few: who says nothing must not keep out who does, nor our own files from being opened.
+/// Connections that have not said what they want: one more, and the oldest goes of the address that has most of them in the
+/// network that has most. Fewer where descriptors are few: who says nothing must not keep out who does, nor our own files
+/// from being opened.
 const HALF_OPEN_MAX: usize = 64;
 /// Connections from one address on the internet; private networks and this host are spared, as many share one there.
 const PER_ADDRESS_MAX: usize = 16;
@@ -217,8 +218,17 @@ struct HalfOpen {
 #[derive(Debug, Default)]
 struct WaitingList {
     next: u64,
-    /// In the order in which they came: from which network, and what ends it.
-    each: BTreeMap<u64, ([u8; 8], CancellationToken)>,
+    /// In the order in which they came.
+    each: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    network: [u8; 8],
+    ip: IpAddr,
+    /// What ends it.
+    token: CancellationToken,
 }
 
 struct Waiting {
@@ -237,23 +247,34 @@ impl HalfOpen {
         let mut list = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let number = list.next;
         list.next += 1;
-        list.each.insert(number, (subnet(from), token.clone()));
+        list.each.push_back(Waiter { number, network: subnet(from), ip: from, token: token.clone() });
         if list.each.len() > self.most {
-            let mut crowds: HashMap<[u8; 8], usize> = HashMap::new();
-            list.each.values().for_each(|(network, _)| *crowds.entry(*network).or_default() += 1);
-            let oldest = list.each.iter().min_by_key(|(at, (network, _))| (Reverse(crowds[network]), **at));
-            let oldest = oldest.map(|(at, _)| *at);
-            if let Some((_, token)) = oldest.and_then(|at| list.each.remove(&at)) {
-                token.cancel();
-            }
+            list.end_one();
         }
         Waiting { all: self.clone(), number, token }
     }
 }
 
+impl WaitingList {
+    fn end_one(&mut self) {
+        let crowd = |of: &Waiter| {
+            let network = self.each.iter().filter(|w| w.network == of.network);
+            let (all, own) = network.fold((0, 0), |(all, own), w| (all + 1, own + usize::from(w.ip == of.ip)));
+            (Reverse(all), Reverse(own))
+        };
+        let at = (0..self.each.len()).min_by_key(|at| crowd(&self.each[*at]));
+        if let Some(waiter) = at.and_then(|at| self.each.remove(at)) {
+            waiter.token.cancel();
+        }
+    }
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.all.waiting.lock().unwrap_or_else(PoisonError::into_inner).each.remove(&self.number);
+        let mut list = self.all.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(at) = list.each.binary_search_by_key(&self.number, |w| w.number) {
+            list.each.remove(at);
+        }
     }
 }
 
@@ -338,9 +359,14 @@ mod tests {
         held.extend((1..HALF_OPEN_MAX).map(|n| all.enter(IpAddr::from([11, 0, 0, n as u8]))));
         assert!(gone(&held).is_empty());
         for n in 1..1_000 {
-            held.push(all.enter(mob));
+            held.push(all.enter(IpAddr::from([11, 0, 0, ((n - 1) % (HALF_OPEN_MAX - 1) + 1) as u8])));
             assert_eq!(gone(&held), (1..=n).collect::<Vec<_>>());
         }
+        // Nor does one address of a network cost another one there its place.
+        let neighbour = all.enter(IpAddr::from([11, 0, 0, 77]));
+        held.extend((0..HALF_OPEN_MAX).map(|_| all.enter(mob)));
+        assert!(!neighbour.token.is_cancelled() && !held[0].token.is_cancelled());
+        drop(neighbour);
         // Where nobody is a crowd it is the oldest.
         let alone = |n: usize| all.enter(IpAddr::from([12, 0, n as u8, 1]));
         let mut others: Vec<_> = (2..HALF_OPEN_MAX).map(alone).collect();
