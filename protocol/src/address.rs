@@ -140,6 +140,15 @@ pub fn subnet(ip: IpAddr) -> [u8; 8] {
     }
 }
 
+/// What one customer of the internet has: an IPv4 address, or the /64 of an IPv6 address.
+#[must_use]
+pub fn customer(ip: IpAddr) -> IpAddr {
+    match canonical(ip) {
+        IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) >> 64 << 64).into(),
+        ip => ip,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

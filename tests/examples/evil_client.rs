@@ -55,15 +55,15 @@ fn run() -> Result<(), String> {
     if !target.ip().is_loopback() {
         return Err("only targets on this machine".into());
     }
-    let mut bounds = Bounds { connections: 80, count: u64::MAX, time: Duration::from_secs(10), seed: 1 };
-    let (mut mode, mut addresses, mut honest, mut pid) = (None, 8, 200, None);
+    let mut bounds = Bounds { connections: 80, count: u64::MAX, time: Duration::from_secs(10), seed: 1, addresses: 8 };
+    let (mut mode, mut honest, mut pid) = (None, 200, None);
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
         let number = || value.parse::<u64>().map_err(|_| format!("{word}: not a number: {value}"));
         match word.as_str() {
             "--mode" => mode = Some(value.parse()?),
             "--connections" => bounds.connections = number()? as usize,
-            "--addresses" => addresses = number()? as u32,
+            "--addresses" => bounds.addresses = number()? as u32,
             "--count" => bounds.count = number()?,
             "--time" => bounds.time = Duration::from_secs(number()?),
             "--seed" => bounds.seed = number()?,
@@ -85,7 +85,7 @@ fn run() -> Result<(), String> {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
             Ok::<_, String>(runtime.block_on(honest_announces(target, honest, bounds.time)))
         });
-        let tally = attack(mode, target, addresses, bounds).await;
+        let tally = attack(mode, target, bounds).await;
         let times = honest.join().map_err(|_| "the honest ones ended early")??;
         show("under attack", &times);
         println!(

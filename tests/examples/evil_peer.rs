@@ -34,7 +34,7 @@ fn run() -> Result<(), String> {
         return Err("only targets on this machine or in a private network".into());
     }
     let id: ContentId = words.next().and_then(|w| w.parse().ok()).ok_or("then the content id")?;
-    let mut bounds = Bounds { connections: 4, count: 100_000, time: Duration::from_secs(30), seed: 1 };
+    let mut bounds = Bounds { connections: 4, count: 100_000, time: Duration::from_secs(30), seed: 1, addresses: 200 };
     let (mut mode, mut file, mut piece) = (PeerMode::Noise, None, 1 << 18);
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
@@ -42,6 +42,7 @@ fn run() -> Result<(), String> {
         match word.as_str() {
             "--mode" => mode = value.parse()?,
             "--connections" => bounds.connections = number()? as usize,
+            "--addresses" => bounds.addresses = number()? as u32,
             "--count" => bounds.count = number()?,
             "--time" => bounds.time = Duration::from_secs(number()?),
             "--seed" => bounds.seed = number()?,

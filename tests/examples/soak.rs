@@ -141,11 +141,12 @@ fn floods(seed: SocketAddr, tracker: SocketAddr, id: ContentId, stop: &AtomicBoo
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
         let at = count as usize % PEERS.len();
-        let bounds = Bounds { connections: FLOOD_CONNECTIONS, count: FLOOD_COUNT, time: FLOOD, seed: count };
+        let bounds =
+            Bounds { connections: FLOOD_CONNECTIONS, count: FLOOD_COUNT, time: FLOOD, seed: count, addresses: 64 };
         runtime.block_on(async {
             tokio::join!(
                 play(PEERS[at], seed, id.open_swarm(), None, bounds),
-                attack(CLIENTS[at], tracker, 64, bounds),
+                attack(CLIENTS[at], tracker, bounds),
                 // A flood that has spent its count is followed by the next in its turn.
                 tokio::time::sleep(FLOOD),
             )

@@ -78,6 +78,14 @@ pub struct Bounds {
     pub time: Duration,
     /// Where the numbers come from that nothing else gives.
     pub seed: u64,
+    /// Addresses they come from, where the target is on this machine: those of 127.32.0.0/11, which it owns whole.
+    pub addresses: u32,
+}
+
+impl Bounds {
+    fn address(&self, n: u64) -> Ipv4Addr {
+        Ipv4Addr::from(0x7f20_0000 + (n % u64::from(self.addresses.max(1))) as u32)
+    }
 }
 
 /// What came of it.
@@ -98,9 +106,6 @@ impl Tally {
         self.sent.fetch_add(1, Ordering::Relaxed) < bounds.count
     }
 }
-
-/// From so many addresses come those who say nothing, where the target is on this machine.
-const SILENT_ADDRESSES: u32 = 200;
 
 /// Plays one mode against a peer's port until a bound is reached. Modes that send blocks need the content.
 pub async fn play(
@@ -146,10 +151,9 @@ async fn one(
     tally: &Tally,
     numbers: &mut Numbers,
 ) -> io::Result<()> {
+    let mut stream = connect_from(bounds.address(numbers.draw()), target).await?;
     match mode {
         PeerMode::Silent => {
-            let from = Ipv4Addr::from(0x7f20_0000 + numbers.draw() as u32 % SILENT_ADDRESSES);
-            let mut stream = connect_from(from, target).await?;
             tally.connected.fetch_add(1, Ordering::Relaxed);
             // Its end is waited for; nothing else can come.
             let _ = stream.read(&mut [0]).await?;
@@ -157,16 +161,16 @@ async fn one(
         }
         PeerMode::Abort => {
             match numbers.draw() % 3 {
-                0 => drop(TcpStream::connect(target).await?),
-                1 => drop(Evil::greet(target).await?),
-                _ => drop(Evil::dial(target, &ours(swarm, numbers)).await?),
+                0 => drop(stream),
+                1 => drop(Evil::greet_over(stream).await?),
+                _ => drop(Evil::greet_over(stream).await?.introduced(&ours(swarm, numbers)).await?),
             }
             tally.connected.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
         _ => {}
     }
-    let mut evil = Evil::dial(target, &ours(swarm, numbers)).await?;
+    let mut evil = Evil::greet_over(stream).await?.introduced(&ours(swarm, numbers)).await?;
     tally.connected.fetch_add(1, Ordering::Relaxed);
     match mode {
         PeerMode::Noise => noise(&mut evil, bounds, tally, numbers).await,
@@ -360,15 +364,15 @@ pub fn announce_request(swarm: &str, peer: u64, port: u16, more: &str) -> String
     )
 }
 
-/// Attacks a tracker from so many addresses of the network 127.0.0.0/8, which a machine owns whole.
-pub async fn attack(mode: ClientMode, target: SocketAddr, addresses: u32, bounds: Bounds) -> Arc<Tally> {
+/// Attacks a tracker.
+pub async fn attack(mode: ClientMode, target: SocketAddr, bounds: Bounds) -> Arc<Tally> {
     let tally = Arc::new(Tally::default());
     let mut playing = JoinSet::new();
     for n in 0..bounds.connections {
         let tally = Arc::clone(&tally);
         playing.spawn(async move {
             let mut numbers = Numbers::new(bounds.seed ^ (n as u64) << 32);
-            let from = Ipv4Addr::from(0x7f20_0000 + n as u32 % addresses.max(1));
+            let from = bounds.address(n as u64);
             while tally.left(&bounds) {
                 if client(mode, target, from, &bounds, &tally, &mut numbers).await.is_err() {
                     tokio::time::sleep(Duration::from_millis(5)).await;

@@ -218,13 +218,20 @@ impl Evil {
     /// # Errors
     /// When the network fails or the other side refuses.
     pub async fn dial(addr: SocketAddr, ours: &Hello) -> io::Result<Self> {
-        let mut evil = Self::greet(addr).await?;
-        evil.send(&Message::Hello(Box::new(ours.clone()))).await?;
-        match evil.next().await? {
-            Message::Hello(theirs) => evil.hello = Some(*theirs),
+        Self::greet(addr).await?.introduced(ours).await
+    }
+
+    /// The rest of a dial, after the greetings.
+    ///
+    /// # Errors
+    /// When the network fails, or no hello comes.
+    pub async fn introduced(mut self, ours: &Hello) -> io::Result<Self> {
+        self.send(&Message::Hello(Box::new(ours.clone()))).await?;
+        match self.next().await? {
+            Message::Hello(theirs) => self.hello = Some(*theirs),
             other => return Err(io::Error::other(format!("{other:?}"))),
         }
-        Ok(evil)
+        Ok(self)
     }
 
     /// Dials and exchanges greetings only.
@@ -232,7 +239,14 @@ impl Evil {
     /// # Errors
     /// When the network fails.
     pub async fn greet(addr: SocketAddr) -> io::Result<Self> {
-        let mut stream = TcpStream::connect(addr).await?;
+        Self::greet_over(TcpStream::connect(addr).await?).await
+    }
+
+    /// Exchanges greetings on a connection that stands.
+    ///
+    /// # Errors
+    /// When the network fails.
+    pub async fn greet_over(mut stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.write_all(&Greeting { random: [7; 16] }.to_bytes()).await?;
         let mut greeting = [0; GREETING_BYTES];

@@ -41,7 +41,7 @@ async fn among(mode: PeerMode, seed: u64) {
     let (a, b, dir) = (engine().await, engine().await, tempfile::tempdir().unwrap());
     let seeding = content.seed(&a, &[]);
     let mut fetch = content.fetch(&b, dir.path(), &[a.local_addr()], &[]);
-    let bounds = Bounds { connections: 3, count: 100_000, time: PATIENCE, seed };
+    let bounds = Bounds { connections: 3, count: 100_000, time: PATIENCE, seed, addresses: 1 };
     let evil = [a.local_addr(), b.local_addr()].map(|target| {
         let content = content.clone();
         tokio::spawn(async move { play(mode, target, content.swarm(), Some(&content), bounds).await })
@@ -59,7 +59,8 @@ fn random_frames_end_connections_and_nothing_else() {
     run(async {
         let frames: u64 = std::env::var("SHOAL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000);
         with_seed_of(Content::file(61, 1 << 20, 1 << 16), async |target, content: Content| {
-            let bounds = Bounds { connections: 16, count: frames, time: Duration::from_secs(7_200), seed: 5 };
+            let bounds =
+                Bounds { connections: 16, count: frames, time: Duration::from_secs(7_200), seed: 5, addresses: 1 };
             let tally = play(PeerMode::Noise, target, content.swarm(), None, bounds).await;
             let (sent, connected) = (tally.sent.load(Ordering::Relaxed), tally.connected.load(Ordering::Relaxed));
             eprintln!("{sent} frames over {connected} connections");

@@ -144,6 +144,50 @@ fn a_house_full_of_idle_ones_has_room_for_who_comes() {
 }
 
 #[test]
+fn a_house_full_of_busy_ones_of_one_address_has_room_for_others() {
+    // In a private network, too, and where each does something all the time.
+    for crowd in [[10, 0, 0, 66], [8, 8, 8, 8]] {
+        let mut siege = Siege::new(true);
+        let of = |n: u8| SocketAddr::from(([10, 0, 1, n], 40_000));
+        let first: Vec<ConnId> = (0..40).map(|n| siege.connect(of(n), false, false)).collect();
+        let many: Vec<ConnId> = (0..MAX as u16 + 30)
+            .map(|n| {
+                let conn = siege.connect(SocketAddr::from((crowd, 40_000 + n)), false, false);
+                let block = Block { piece: 0, offset: 0, length: 1_000 };
+                siege.feed(Input::Message { conn, message: Message::Request(block) });
+                conn
+            })
+            .collect();
+        assert!(first.iter().all(|conn| siege.stands(*conn)), "a crowd pushes nobody out");
+        let late: Vec<ConnId> = (100..130).map(|n| siege.connect(of(n), false, false)).collect();
+        let [late, many] = [late, many].map(|all| all.iter().filter(|conn| siege.stands(**conn)).count());
+        assert_eq!((late, many), (MAX - 41, 1), "{crowd:?}");
+        assert!(first.iter().all(|conn| siege.stands(*conn)));
+    }
+}
+
+#[test]
+fn a_house_full_of_one_network_has_room_for_others() {
+    let mut siege = Siege::new(true);
+    let come = |siege: &mut Siege, network: [u8; 3], hosts: std::ops::Range<u8>| -> Vec<ConnId> {
+        let [a, b, c] = network;
+        hosts.map(|n| siege.connect(SocketAddr::from(([a, b, c, n], 40_000)), false, false)).collect()
+    };
+    let many = come(&mut siege, [10, 0, 0], 0..60);
+    let standing = |siege: &Siege, all: &[ConnId]| all.iter().filter(|conn| siege.stands(**conn)).count();
+    assert_eq!(standing(&siege, &many), MAX);
+    let alone: Vec<ConnId> = (0..5).flat_map(|n| come(&mut siege, [9, 9, n], 1..2)).collect();
+    assert_eq!((standing(&siege, &alone), standing(&siege, &many)), (5, MAX - 5));
+    let second = come(&mut siege, [10, 0, 1], 0..60);
+    let halves = (standing(&siege, &second), standing(&siege, &many));
+    assert!(halves.0.abs_diff(halves.1) <= 1 && halves.0 + halves.1 == MAX - 5, "{halves:?}");
+    assert_eq!(standing(&siege, &alone), 5);
+    // A second connection of a host costs nobody else of its network the place.
+    let again = come(&mut siege, [10, 0, 1], 0..1);
+    assert!(!siege.stands(again[0]));
+}
+
+#[test]
 fn who_took_a_block_long_ago_makes_room_and_who_takes_them_now_does_not() {
     let mut siege = Siege::new(true);
     let crowd: Vec<ConnId> = (0..MAX as u8).map(|n| siege.connect(evil(n), false, false)).collect();

@@ -6,7 +6,7 @@ use super::handshake::{self, HANDSHAKE, HandshakeError, Opened};
 use super::{manifest_server, socket};
 use crate::engine::Listen;
 use crate::store::descriptors;
-use shoal_protocol::address::{Reach, canonical_addr, reach, subnet};
+use shoal_protocol::address::{Reach, canonical_addr, customer, reach, subnet};
 use shoal_protocol::handshake::MAGIC;
 use shoal_protocol::message::GoodbyeReason;
 use shoal_protocol::{Message, WireError};
@@ -25,6 +25,10 @@ use tokio_util::sync::CancellationToken;
 const HTTP_MAX: usize = 512;
 /// Peers that dialled us at once, over all contents, unless the user wants more for one.
 const PEERS_MAX: usize = 200;
+/// Places beside [`PEERS_MAX`] for those whose address has fewer than another: of that one the swarm ends a connection, or it
+/// is ending one already. A crowd that is told to go, and comes again at once, would else fill all places with connections
+/// that are ending.
+const PEERS_BESIDE: usize = 64;
 /// Connections that have not said what they want: one more, and the oldest goes of the address that has most of them in the
 /// network that has most. Fewer where descriptors are few: who says nothing must not keep out who does, nor our own files
 /// from being opened.
@@ -83,6 +87,7 @@ pub async fn run(core: Arc<Core>, listener: TcpListener) {
     let doors = Arc::new(Doors {
         http: Arc::new(Semaphore::new(HTTP_MAX.min(files / 4))),
         peers: Arc::new(Semaphore::new(PEERS_MAX.max(core.config.max_peers).min(files / 2))),
+        beside: Arc::new(Semaphore::new(PEERS_BESIDE.min(files / 8))),
         half_open: HalfOpen::new(HALF_OPEN_MAX.min(files / 8).max(1)),
         per_address: PerAddress::new(PER_ADDRESS_MAX),
         peers_per_address: PerAddress::new(PEERS_PER_ADDRESS_MAX),
@@ -119,9 +124,20 @@ pub async fn run(core: Arc<Core>, listener: TcpListener) {
 struct Doors {
     http: Arc<Semaphore>,
     peers: Arc<Semaphore>,
+    beside: Arc<Semaphore>,
     half_open: HalfOpen,
     per_address: PerAddress,
     peers_per_address: PerAddress,
+}
+
+impl Doors {
+    /// A place for a peer from this address, if there is one.
+    fn place(&self, ip: IpAddr) -> Option<(OwnedSemaphorePermit, Counted)> {
+        let counted = self.peers_per_address.count(ip)?;
+        let place = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_owned().ok();
+        let beside = || if self.peers_per_address.is_largest(ip) { None } else { place(&self.beside) };
+        Some((place(&self.peers).or_else(beside)?, counted))
+    }
 }
 
 /// An incoming peer's place; dropping it makes room for another.
@@ -185,8 +201,7 @@ async fn peer(
         handshake::refuse(opened.stream, GoodbyeReason::UnknownSwarm).await;
         return Err(WireError::Unexpected("a swarm that is not known here").into());
     };
-    let room = Arc::clone(&doors.peers).try_acquire_owned().ok().zip(doors.peers_per_address.count(remote.ip()));
-    let Some((permit, as_peer)) = room else {
+    let Some((permit, as_peer)) = doors.place(remote.ip()) else {
         handshake::refuse(opened.stream, GoodbyeReason::TooManyPeers).await;
         return Ok(());
     };
@@ -282,11 +297,11 @@ impl Drop for Waiting {
 #[derive(Debug, Clone)]
 struct PerAddress {
     most: usize,
-    counts: Arc<Mutex<HashMap<[u8; 8], usize>>>,
+    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
 #[derive(Debug)]
-struct Counted(PerAddress, Option<[u8; 8]>);
+struct Counted(PerAddress, IpAddr);
 
 impl PerAddress {
     fn new(most: usize) -> Self {
@@ -294,35 +309,31 @@ impl PerAddress {
     }
 
     fn count(&self, ip: IpAddr) -> Option<Counted> {
-        if matches!(reach(ip), Reach::Loopback | Reach::Private) {
-            return Some(Counted(self.clone(), None));
-        }
-        let key = match ip {
-            IpAddr::V4(ip) => {
-                let mut key = [0xff; 8];
-                key[..4].copy_from_slice(&ip.octets());
-                key
-            }
-            IpAddr::V6(_) => subnet(ip),
-        };
+        let spared = matches!(reach(ip), Reach::Loopback | Reach::Private);
+        let key = customer(ip);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key).or_default();
-        if *count >= self.most {
+        if *count >= self.most && !spared {
             return None;
         }
         *count += 1;
-        Some(Counted(self.clone(), Some(key)))
+        Some(Counted(self.clone(), key))
+    }
+
+    /// Whether no address has more.
+    fn is_largest(&self, ip: IpAddr) -> bool {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.get(&customer(ip)) >= counts.values().max()
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let Some(key) = self.1 else { return };
         let mut counts = self.0.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&key) {
+        if let Some(count) = counts.get_mut(&self.1) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&key);
+                counts.remove(&self.1);
             }
         }
     }
@@ -347,6 +358,26 @@ mod tests {
         assert!(near.iter().all(Option::is_some));
         drop(held);
         assert!(doors.count(far).is_some());
+    }
+
+    #[test]
+    fn full_places_have_some_beside_them_for_who_is_no_crowd() {
+        let doors = |peers| Doors {
+            http: Arc::new(Semaphore::new(1)),
+            peers: Arc::new(Semaphore::new(peers)),
+            beside: Arc::new(Semaphore::new(2)),
+            half_open: HalfOpen::new(1),
+            per_address: PerAddress::new(PER_ADDRESS_MAX),
+            peers_per_address: PerAddress::new(PEERS_PER_ADDRESS_MAX),
+        };
+        let [mob, honest]: [IpAddr; 2] = ["10.0.0.66".parse().unwrap(), "10.0.0.1".parse().unwrap()];
+        let doors = doors(3);
+        let mut held: Vec<_> = (0..9).filter_map(|_| doors.place(mob)).collect();
+        assert_eq!(held.len(), 3, "one crowd gets no place beside");
+        held.extend((0..9).filter_map(|_| doors.place(honest)));
+        assert_eq!(held.len(), 5, "others do, as long as they are fewer");
+        drop(held);
+        assert!(doors.peers_per_address.counts.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -5,11 +5,13 @@ use super::session::Session;
 use super::state::{Swarm, TICK};
 use super::{ConnId, Connected, Output, Time, TrackerId, zones};
 use core::net::IpAddr;
-use shoal_protocol::address::{Reach, Trust, reach, subnet};
+use shoal_protocol::address::{Reach, Trust, customer, reach, subnet};
 use shoal_protocol::announce::Handout;
 use shoal_protocol::limits::BITFIELD_BITS;
 use shoal_protocol::message::{GoodbyeReason, Hello};
 use shoal_protocol::{Bitfield, Message, WireError};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Dial so many peers ourselves (and fill no more than two thirds of the limit); more may dial us, up to the limit. Well
@@ -54,7 +56,9 @@ impl Swarm {
             match self.resolve_duplicate(&hello, dialled.is_some()) {
                 Some(other) => Some((GoodbyeReason::Duplicate, Some(other))),
                 None if dialled.is_none() && self.is_crowded(remote.ip()) => Some((GoodbyeReason::TooManyPeers, None)),
-                None if self.open_sessions() >= most - ours && !self.make_room(now) => {
+                None if self.open_sessions() >= most - ours
+                    && !self.make_room(now, dialled.is_none().then_some(remote.ip())) =>
+                {
                     Some((GoodbyeReason::TooManyPeers, None))
                 }
                 None => None,
@@ -121,8 +125,9 @@ impl Swarm {
         }
     }
 
-    /// Makes room for a newcomer by ending a connection that is of no use to either side.
-    fn make_room(&mut self, now: Time) -> bool {
+    /// Makes room for a newcomer by ending a connection that is of no use to either side, or for who dialled us one of a
+    /// crowd: a house can be full of connections of one host or one network that all seem to do something.
+    fn make_room(&mut self, now: Time, dialled_us: Option<IpAddr>) -> bool {
         let complete = self.have.is_complete();
         let idle = self.sessions.iter().find(|(_, s)| complete && s.is_seed() && !s.closing).map(|(c, _)| *c);
         if let Some(conn) = idle {
@@ -133,10 +138,33 @@ impl Swarm {
         let strangers = self.sessions.iter().filter(|(_, s)| is_stranger(s, now));
         // The one that has done nothing for the longest time.
         let stranger = strangers.min_by_key(|(_, s)| s.moved.1).map(|(c, _)| *c);
-        if let Some(conn) = stranger {
+        let conn = stranger.or_else(|| self.one_of_a_crowd(dialled_us?));
+        if let Some(conn) = conn {
             self.close(conn, GoodbyeReason::TooManyPeers);
         }
-        stranger.is_some()
+        conn.is_some()
+    }
+
+    /// Of those who dialled us one whose address has two more than the newcomer's, or whose network has two more and its
+    /// address one: so each network gets as much as any other, and in it each host. The one of the largest crowd that gave us
+    /// least, and of these the newest.
+    fn one_of_a_crowd(&self, newcomer: IpAddr) -> Option<ConnId> {
+        let theirs = || self.sessions.iter().filter(|(_, s)| s.incoming && !s.closing);
+        let (mut networks, mut hosts) = (BTreeMap::<[u8; 8], usize>::new(), BTreeMap::<IpAddr, usize>::new());
+        for (_, session) in theirs() {
+            *networks.entry(subnet(session.remote.ip())).or_default() += 1;
+            *hosts.entry(customer(session.remote.ip())).or_default() += 1;
+        }
+        let crowd = |ip| {
+            let counts = (networks.get(&subnet(ip)), hosts.get(&customer(ip)));
+            (counts.0.copied().unwrap_or(0), counts.1.copied().unwrap_or(0))
+        };
+        let own = crowd(newcomer);
+        theirs()
+            .map(|(conn, s)| (crowd(s.remote.ip()), Reverse(s.delivered), *conn))
+            .filter(|((network, host), ..)| *host > own.1 + 1 || (*network > own.0 + 1 && *host > own.1))
+            .max()
+            .map(|(.., conn)| conn)
     }
 
     /// Whether a quarter of the places is taken by those who dialled us from one network on the internet, in a house that

@@ -11,8 +11,8 @@
 //! [`GONE_MAX`] addresses are remembered, those longest from which most was taken.
 
 use super::Time;
-use core::net::{IpAddr, Ipv6Addr};
-use shoal_protocol::address::{Reach, canonical, reach};
+use core::net::IpAddr;
+use shoal_protocol::address::{Reach, customer, reach};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -61,26 +61,22 @@ pub(super) struct Takings {
     gone: BTreeMap<IpAddr, (u64, Time)>,
 }
 
-/// One customer of the internet: an IPv4 address, or the /64 of an IPv6 address.
-fn customer(ip: IpAddr) -> Option<IpAddr> {
-    let customer = match canonical(ip) {
-        IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) >> 64 << 64).into(),
-        ip => ip,
-    };
-    (reach(ip) == Reach::Global).then_some(customer)
+/// Who it is that may be known again by its address.
+fn known(ip: IpAddr) -> Option<IpAddr> {
+    (reach(ip) == Reach::Global).then(|| customer(ip))
 }
 
 impl Takings {
     /// A connection from this address begins.
     pub(super) fn joined(&mut self, now: Time, ip: IpAddr) -> Taken {
         self.gone.retain(|_, (_, last)| now.since(*last) < REMEMBERED);
-        let before = customer(ip).and_then(|ip| self.gone.get(&ip)).map_or(0, |(bytes, _)| *bytes);
+        let before = known(ip).and_then(|ip| self.gone.get(&ip)).map_or(0, |(bytes, _)| *bytes);
         Taken { before, marked: now, last: now, ..Taken::default() }
     }
 
     /// It has ended.
     pub(super) fn left(&mut self, ip: IpAddr, taken: &Taken) {
-        let Some(ip) = customer(ip).filter(|_| taken.bytes > 0) else { return };
+        let Some(ip) = known(ip).filter(|_| taken.bytes > 0) else { return };
         let (bytes, last) = self.gone.entry(ip).or_default();
         (*bytes, *last) = (*bytes + taken.bytes, taken.last.max(*last));
         if self.gone.len() > GONE_MAX {
