@@ -107,6 +107,9 @@ impl Tally {
     }
 }
 
+/// Who finds a house full comes again after so long: modes are about what those do who are in, not a flood of dials.
+const FULL_HOUSE: Duration = Duration::from_secs(1);
+
 /// Plays one mode against a peer's port until a bound is reached. Modes that send blocks need the content.
 pub async fn play(
     mode: PeerMode,
@@ -170,7 +173,13 @@ async fn one(
         }
         _ => {}
     }
-    let mut evil = Evil::greet_over(stream).await?.introduced(&ours(swarm, numbers)).await?;
+    let mut evil = match Evil::greet_over(stream).await?.introduced(&ours(swarm, numbers)).await {
+        Ok(evil) => evil,
+        Err(error) => {
+            tokio::time::sleep(FULL_HOUSE).await;
+            return Err(error);
+        }
+    };
     tally.connected.fetch_add(1, Ordering::Relaxed);
     match mode {
         PeerMode::Noise => noise(&mut evil, bounds, tally, numbers).await,

@@ -12,6 +12,7 @@ use shoal_protocol::message::GoodbyeReason;
 use shoal_protocol::{Message, WireError};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -235,13 +236,15 @@ struct WaitingList {
     next: u64,
     /// In the order in which they came.
     each: VecDeque<Waiter>,
+    /// How many of them each network and each address has: counted as they come and go, as a flood brings 30,000 a second.
+    networks: HashMap<[u8; 8], usize>,
+    addresses: HashMap<IpAddr, usize>,
 }
 
 #[derive(Debug)]
 struct Waiter {
     number: u64,
-    network: [u8; 8],
-    ip: IpAddr,
+    from: IpAddr,
     /// What ends it.
     token: CancellationToken,
 }
@@ -260,9 +263,7 @@ impl HalfOpen {
     fn enter(&self, from: IpAddr) -> Waiting {
         let token = CancellationToken::new();
         let mut list = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = list.next;
-        list.next += 1;
-        list.each.push_back(Waiter { number, network: subnet(from), ip: from, token: token.clone() });
+        let number = list.enter(from, token.clone());
         if list.each.len() > self.most {
             list.end_one();
         }
@@ -271,15 +272,36 @@ impl HalfOpen {
 }
 
 impl WaitingList {
+    fn enter(&mut self, from: IpAddr, token: CancellationToken) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.each.push_back(Waiter { number, from, token });
+        *self.networks.entry(subnet(from)).or_default() += 1;
+        *self.addresses.entry(from).or_default() += 1;
+        number
+    }
+
     fn end_one(&mut self) {
-        let crowd = |of: &Waiter| {
-            let network = self.each.iter().filter(|w| w.network == of.network);
-            let (all, own) = network.fold((0, 0), |(all, own), w| (all + 1, own + usize::from(w.ip == of.ip)));
-            (Reverse(all), Reverse(own))
-        };
+        let crowd = |w: &Waiter| (Reverse(self.networks.get(&subnet(w.from))), Reverse(self.addresses.get(&w.from)));
         let at = (0..self.each.len()).min_by_key(|at| crowd(&self.each[*at]));
-        if let Some(waiter) = at.and_then(|at| self.each.remove(at)) {
+        if let Some(waiter) = at.and_then(|at| self.remove(at)) {
             waiter.token.cancel();
+        }
+    }
+
+    fn remove(&mut self, at: usize) -> Option<Waiter> {
+        let waiter = self.each.remove(at)?;
+        one_less(&mut self.networks, subnet(waiter.from));
+        one_less(&mut self.addresses, waiter.from);
+        Some(waiter)
+    }
+}
+
+fn one_less<K: Eq + std::hash::Hash>(counts: &mut HashMap<K, usize>, key: K) {
+    if let Entry::Occupied(mut count) = counts.entry(key) {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
         }
     }
 }
@@ -288,7 +310,7 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         let mut list = self.all.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Ok(at) = list.each.binary_search_by_key(&self.number, |w| w.number) {
-            list.each.remove(at);
+            list.remove(at);
         }
     }
 }
@@ -329,13 +351,7 @@ impl PerAddress {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let mut counts = self.0.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.1);
-            }
-        }
+        one_less(&mut self.0.counts.lock().unwrap_or_else(PoisonError::into_inner), self.1);
     }
 }
 
@@ -405,6 +421,7 @@ mod tests {
         others.extend((0..2).map(alone));
         assert!(held[0].token.is_cancelled() && gone(&others).is_empty());
         drop((held, others));
-        assert!(all.waiting.lock().unwrap().each.is_empty());
+        let left = all.waiting.lock().unwrap();
+        assert!(left.each.is_empty() && left.networks.is_empty() && left.addresses.is_empty());
     }
 }

@@ -47,7 +47,7 @@ impl Swarm {
         if self.spread.is_none() {
             return false;
         }
-        let queued: u64 = self.sessions.values().flat_map(|s| s.queue.iter()).map(|b| u64::from(b.length)).sum();
+        let queued = self.turns.queued() * u64::from(self.geometry.piece_size().min(BLOCK_BYTES));
         let rate = self.total_up.rate(now);
         rate > 0.0 && queued as f64 / rate > BUSY_QUEUE_S
     }

@@ -54,6 +54,8 @@ struct Row {
     moved: Time,
     writing: u32,
     writing_bytes: u64,
+    /// Named blocks that it asked for and that wait.
+    queued: u32,
     /// It asked for named blocks.
     asks: bool,
     /// It asked for any piece.
@@ -75,6 +77,7 @@ impl Row {
             moved: s.turn_moved,
             writing: s.writing.0,
             writing_bytes: s.writing.1,
+            queued: s.queue.len() as u32,
             asks: !s.queue.is_empty() && !s.closing,
             asks_any: s.wants_any > 0 && !s.closing,
             goes_on: s.goes_on(),
@@ -176,6 +179,12 @@ impl Turns {
         self.rows.iter().filter(|r| r.writing > 0 && r.is_dead(now)).count() > TURNS
     }
 
+    /// Blocks that wait in all queues: counted for every request, so not by looking at each of them.
+    #[must_use]
+    pub fn queued(&self) -> u64 {
+        self.rows.iter().map(|r| u64::from(r.queued)).sum()
+    }
+
     /// How many connections there are that don't end.
     #[must_use]
     pub fn standing(&self) -> usize {
@@ -264,6 +273,7 @@ mod tests {
             moved,
             writing: 0,
             writing_bytes: block,
+            queued: 1,
             asks: true,
             asks_any: false,
             goes_on: false,
