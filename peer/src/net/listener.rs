@@ -15,6 +15,7 @@ use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,6 +35,8 @@ const PEERS_BESIDE: usize = 64;
 /// network that has most. Fewer where descriptors are few: who says nothing must not keep out who does, nor our own files
 /// from being opened.
 const HALF_OPEN_MAX: usize = 64;
+/// So many are accepted before those who came are looked at.
+const AT_ONCE: usize = 16;
 /// Connections from one address on the internet; private networks and this host are spared, as many share one there.
 const PER_ADDRESS_MAX: usize = 16;
 /// Peers among them.
@@ -93,7 +96,13 @@ pub async fn run(core: Arc<Core>, listener: TcpListener) {
         per_address: PerAddress::new(PER_ADDRESS_MAX),
         peers_per_address: PerAddress::new(PEERS_PER_ADDRESS_MAX),
     });
+    let mut at_once = 0_usize;
     loop {
+        // Who has spoken already is read before more come: else a crowd of honest ones would push out its own.
+        at_once = at_once.wrapping_add(1);
+        if at_once.is_multiple_of(AT_ONCE) {
+            tokio::task::yield_now().await;
+        }
         let accepted = tokio::select! {
             () = core.cancel.cancelled() => return,
             accepted = listener.accept() => accepted,
@@ -109,7 +118,8 @@ pub async fn run(core: Arc<Core>, listener: TcpListener) {
         };
         let remote = canonical_addr(remote);
         let Some(counted) = doors.per_address.count(remote.ip()) else { continue };
-        let waiting = doors.half_open.enter(remote.ip());
+        let spoke = || SockRef::from(&stream).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|read| read > 0);
+        let Some(waiting) = doors.half_open.enter(remote.ip(), spoke) else { continue };
         let (tasks, core, doors) = (core.tasks.clone(), Arc::clone(&core), Arc::clone(&doors));
         tasks.spawn(async move {
             let cancel = core.cancel.clone();
@@ -260,14 +270,22 @@ impl HalfOpen {
         Self { most, waiting: Arc::default() }
     }
 
-    fn enter(&self, from: IpAddr) -> Waiting {
+    /// A place for who came from there. Where there is no room, who is of a crowd that has more than half of the places, and
+    /// has said nothing so far, is not let in, which costs least; for all others one of the largest crowd goes. (An honest
+    /// one has spoken by then: while a flood fills the system's queue it stands there for longer than its first bytes take.)
+    fn enter(&self, from: IpAddr, spoke: impl FnOnce() -> bool) -> Option<Waiting> {
         let token = CancellationToken::new();
         let mut list = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let number = list.enter(from, token.clone());
         if list.each.len() > self.most {
+            let last = list.each.len() - 1;
+            if list.crowd(last).0.is_some_and(|crowd| 2 * crowd > self.most) && !spoke() {
+                list.remove(last);
+                return None;
+            }
             list.end_one();
         }
-        Waiting { all: self.clone(), number, token }
+        Some(Waiting { all: self.clone(), number, token })
     }
 }
 
@@ -281,9 +299,14 @@ impl WaitingList {
         number
     }
 
+    /// How many come from the network and from the address of one.
+    fn crowd(&self, at: usize) -> (Option<&usize>, Option<&usize>) {
+        let from = self.each[at].from;
+        (self.networks.get(&subnet(from)), self.addresses.get(&from))
+    }
+
     fn end_one(&mut self) {
-        let crowd = |w: &Waiter| (Reverse(self.networks.get(&subnet(w.from))), Reverse(self.addresses.get(&w.from)));
-        let at = (0..self.each.len()).min_by_key(|at| crowd(&self.each[*at]));
+        let at = (0..self.each.len()).min_by_key(|at| Reverse(self.crowd(*at)));
         if let Some(waiter) = at.and_then(|at| self.remove(at)) {
             waiter.token.cancel();
         }
@@ -401,21 +424,26 @@ mod tests {
         let all = HalfOpen::new(HALF_OPEN_MAX);
         let gone =
             |held: &[Waiting]| -> Vec<usize> { (0..held.len()).filter(|at| held[*at].token.is_cancelled()).collect() };
+        let enter = |ip: IpAddr| all.enter(ip, || true).unwrap();
         let [honest, mob] = [[9, 9, 9, 9], [11, 0, 0, 0]].map(IpAddr::from);
-        let mut held = vec![all.enter(honest)];
-        held.extend((1..HALF_OPEN_MAX).map(|n| all.enter(IpAddr::from([11, 0, 0, n as u8]))));
+        let mut held = vec![enter(honest)];
+        held.extend((1..HALF_OPEN_MAX).map(|n| enter(IpAddr::from([11, 0, 0, n as u8]))));
         assert!(gone(&held).is_empty());
         for n in 1..1_000 {
-            held.push(all.enter(IpAddr::from([11, 0, 0, ((n - 1) % (HALF_OPEN_MAX - 1) + 1) as u8])));
+            held.push(enter(IpAddr::from([11, 0, 0, ((n - 1) % (HALF_OPEN_MAX - 1) + 1) as u8])));
             assert_eq!(gone(&held), (1..=n).collect::<Vec<_>>());
         }
+        // Who is of that crowd and says nothing isn't even let in; others are.
+        assert!(all.enter(mob, || false).is_none() && gone(&held).len() == 999);
+        drop(all.enter(IpAddr::from([13, 0, 0, 1]), || false).unwrap());
+        assert_eq!(gone(&held).len(), 1_000);
         // Nor does one address of a network cost another one there its place.
-        let neighbour = all.enter(IpAddr::from([11, 0, 0, 77]));
-        held.extend((0..HALF_OPEN_MAX).map(|_| all.enter(mob)));
+        let neighbour = enter(IpAddr::from([11, 0, 0, 77]));
+        held.extend((0..HALF_OPEN_MAX).map(|_| enter(mob)));
         assert!(!neighbour.token.is_cancelled() && !held[0].token.is_cancelled());
         drop(neighbour);
         // Where nobody is a crowd it is the oldest.
-        let alone = |n: usize| all.enter(IpAddr::from([12, 0, n as u8, 1]));
+        let alone = |n: usize| all.enter(IpAddr::from([12, 0, n as u8, 1]), || false).unwrap();
         let mut others: Vec<_> = (2..HALF_OPEN_MAX).map(alone).collect();
         assert!(!held[0].token.is_cancelled());
         others.extend((0..2).map(alone));
