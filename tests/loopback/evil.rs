@@ -55,6 +55,29 @@ async fn among(mode: PeerMode, seed: u64) {
 }
 
 #[test]
+fn a_house_full_of_one_host_that_asks_for_all_it_may_lets_others_in() {
+    run(async {
+        let content = Content::file(62, 8 << 20, 1 << 18);
+        let (a, b, dir) = (engine().await, engine().await, tempfile::tempdir().unwrap());
+        let mut seeding = content.seed(&a, &[]);
+        // Six times as many as there are places, and more than the port has for all contents.
+        let bounds = Bounds { connections: 300, count: u64::MAX, time: PATIENCE, seed: 8, addresses: 1 };
+        let (target, swarm) = (a.local_addr(), content.swarm());
+        let crowd = tokio::spawn(async move { play(PeerMode::Greedy, target, swarm, None, bounds).await });
+        let full = seeding.stats.wait_for(|s| s.peers >= 50);
+        tokio::time::timeout(PATIENCE, full).await.unwrap().unwrap();
+        let mut fetch = content.fetch(&b, dir.path(), &[a.local_addr()], &[]);
+        assert!(content.is_at(&complete(&mut fetch).await));
+        assert!(!crowd.is_finished(), "it was there all the time");
+        crowd.abort();
+        fetch.stop(StopReason::Done).await;
+        seeding.stop(StopReason::Done).await;
+        a.shutdown().await;
+        b.shutdown().await;
+    });
+}
+
+#[test]
 fn random_frames_end_connections_and_nothing_else() {
     run(async {
         let frames: u64 = std::env::var("SHOAL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000);
