@@ -18,7 +18,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,8 @@ const PEERS_BESIDE: usize = 64;
 const HALF_OPEN_MAX: usize = 64;
 /// So many are accepted before those who came are looked at.
 const AT_ONCE: usize = 16;
+/// Who has had so long to speak goes for who comes now.
+const SPEAKS_WITHIN: Duration = Duration::from_millis(20);
 /// Connections from one address on the internet; private networks and this host are spared, as many share one there.
 const PER_ADDRESS_MAX: usize = 16;
 /// Peers among them.
@@ -119,7 +121,7 @@ pub async fn run(core: Arc<Core>, listener: TcpListener) {
         let remote = canonical_addr(remote);
         let Some(counted) = doors.per_address.count(remote.ip()) else { continue };
         let spoke = || SockRef::from(&stream).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|read| read > 0);
-        let Some(waiting) = doors.half_open.enter(remote.ip(), spoke) else { continue };
+        let Some(waiting) = doors.half_open.enter(Instant::now(), remote.ip(), spoke) else { continue };
         let (tasks, core, doors) = (core.tasks.clone(), Arc::clone(&core), Arc::clone(&doors));
         tasks.spawn(async move {
             let cancel = core.cancel.clone();
@@ -255,6 +257,7 @@ struct WaitingList {
 struct Waiter {
     number: u64,
     from: IpAddr,
+    since: Instant,
     /// What ends it.
     token: CancellationToken,
 }
@@ -270,33 +273,38 @@ impl HalfOpen {
         Self { most, waiting: Arc::default() }
     }
 
-    /// A place for who came from there. Where there is no room, who is of a crowd that has more than half of the places, and
-    /// has said nothing so far, is not let in, which costs least; for all others one of the largest crowd goes. (An honest
-    /// one has spoken by then: while a flood fills the system's queue it stands there for longer than its first bytes take.)
-    fn enter(&self, from: IpAddr, spoke: impl FnOnce() -> bool) -> Option<Waiting> {
+    /// A place for who came from there. Where there is no room, one of the largest crowd goes. If that one has had less than
+    /// [`SPEAKS_WITHIN`], it is a flood, and who is of a crowd that has more than half of the places and has said nothing so
+    /// far isn't let in at all, which costs least. (An honest one has spoken by then: while a flood fills the system's queue
+    /// it stands there for longer than its first bytes take.)
+    fn enter(&self, now: Instant, from: IpAddr, spoke: impl FnOnce() -> bool) -> Option<Waiting> {
         let token = CancellationToken::new();
         let mut list = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = list.enter(from, token.clone());
+        let number = list.next;
+        list.enter(Waiter { number, from, since: now, token: token.clone() });
         if list.each.len() > self.most {
             let last = list.each.len() - 1;
-            if list.crowd(last).0.is_some_and(|crowd| 2 * crowd > self.most) && !spoke() {
+            let is_crowd = list.crowd(last).0.is_some_and(|crowd| 2 * crowd > self.most);
+            let leaving = list.leaving();
+            let floods = now.saturating_duration_since(list.each[leaving].since) < SPEAKS_WITHIN;
+            if floods && is_crowd && !spoke() {
                 list.remove(last);
                 return None;
             }
-            list.end_one();
+            if let Some(waiter) = list.remove(leaving) {
+                waiter.token.cancel();
+            }
         }
         Some(Waiting { all: self.clone(), number, token })
     }
 }
 
 impl WaitingList {
-    fn enter(&mut self, from: IpAddr, token: CancellationToken) -> u64 {
-        let number = self.next;
+    fn enter(&mut self, waiter: Waiter) {
         self.next += 1;
-        self.each.push_back(Waiter { number, from, token });
-        *self.networks.entry(subnet(from)).or_default() += 1;
-        *self.addresses.entry(from).or_default() += 1;
-        number
+        *self.networks.entry(subnet(waiter.from)).or_default() += 1;
+        *self.addresses.entry(waiter.from).or_default() += 1;
+        self.each.push_back(waiter);
     }
 
     /// How many come from the network and from the address of one.
@@ -305,11 +313,9 @@ impl WaitingList {
         (self.networks.get(&subnet(from)), self.addresses.get(&from))
     }
 
-    fn end_one(&mut self) {
-        let at = (0..self.each.len()).min_by_key(|at| Reverse(self.crowd(*at)));
-        if let Some(waiter) = at.and_then(|at| self.remove(at)) {
-            waiter.token.cancel();
-        }
+    /// The oldest of the largest crowd.
+    fn leaving(&self) -> usize {
+        (0..self.each.len()).min_by_key(|at| Reverse(self.crowd(*at))).unwrap_or(0)
     }
 
     fn remove(&mut self, at: usize) -> Option<Waiter> {
@@ -424,7 +430,8 @@ mod tests {
         let all = HalfOpen::new(HALF_OPEN_MAX);
         let gone =
             |held: &[Waiting]| -> Vec<usize> { (0..held.len()).filter(|at| held[*at].token.is_cancelled()).collect() };
-        let enter = |ip: IpAddr| all.enter(ip, || true).unwrap();
+        let now = Instant::now();
+        let enter = |ip: IpAddr| all.enter(now, ip, || true).unwrap();
         let [honest, mob] = [[9, 9, 9, 9], [11, 0, 0, 0]].map(IpAddr::from);
         let mut held = vec![enter(honest)];
         held.extend((1..HALF_OPEN_MAX).map(|n| enter(IpAddr::from([11, 0, 0, n as u8]))));
@@ -434,16 +441,21 @@ mod tests {
             assert_eq!(gone(&held), (1..=n).collect::<Vec<_>>());
         }
         // Who is of that crowd and says nothing isn't even let in; others are.
-        assert!(all.enter(mob, || false).is_none() && gone(&held).len() == 999);
-        drop(all.enter(IpAddr::from([13, 0, 0, 1]), || false).unwrap());
+        assert!(all.enter(now, mob, || false).is_none() && gone(&held).len() == 999);
+        drop(all.enter(now, IpAddr::from([13, 0, 0, 1]), || false).unwrap());
         assert_eq!(gone(&held).len(), 1_000);
+        // Nor is anybody kept out who comes when those who are there have had their time.
+        let later = now + SPEAKS_WITHIN;
+        let late = [200, 201].map(|n| all.enter(later, IpAddr::from([11, 0, 0, n]), || false).unwrap());
+        assert_eq!((gone(&held).len(), gone(&late).len()), (1_001, 0));
+        drop(late);
         // Nor does one address of a network cost another one there its place.
         let neighbour = enter(IpAddr::from([11, 0, 0, 77]));
         held.extend((0..HALF_OPEN_MAX).map(|_| enter(mob)));
         assert!(!neighbour.token.is_cancelled() && !held[0].token.is_cancelled());
         drop(neighbour);
         // Where nobody is a crowd it is the oldest.
-        let alone = |n: usize| all.enter(IpAddr::from([12, 0, n as u8, 1]), || false).unwrap();
+        let alone = |n: usize| all.enter(now, IpAddr::from([12, 0, n as u8, 1]), || false).unwrap();
         let mut others: Vec<_> = (2..HALF_OPEN_MAX).map(alone).collect();
         assert!(!held[0].token.is_cancelled());
         others.extend((0..2).map(alone));
