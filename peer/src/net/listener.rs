@@ -2,17 +2,16 @@
 
 use super::core::Core;
 use super::events::Event;
+use super::half_open::{HALF_OPEN_MAX, HalfOpen, SPEAKS_WITHIN, Waiting, one_less};
 use super::handshake::{self, HANDSHAKE, HandshakeError, Opened};
 use super::{manifest_server, socket};
 use crate::engine::Listen;
 use crate::store::descriptors;
-use shoal_protocol::address::{Reach, canonical_addr, customer, reach, subnet};
+use shoal_protocol::address::{Reach, canonical_addr, customer, reach};
 use shoal_protocol::handshake::MAGIC;
 use shoal_protocol::message::GoodbyeReason;
 use shoal_protocol::{Message, WireError};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use std::cmp::Reverse;
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem::MaybeUninit;
@@ -21,7 +20,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
 
 /// HTTP connections at once. Peers have a budget of their own, so that neither keeps the other out.
 const HTTP_MAX: usize = 512;
@@ -31,14 +29,12 @@ const PEERS_MAX: usize = 200;
 /// is ending one already. A crowd that is told to go, and comes again at once, would else fill all places with connections
 /// that are ending.
 const PEERS_BESIDE: usize = 64;
-/// Connections that have not said what they want: one more, and the oldest goes of the address that has most of them in the
-/// network that has most. Fewer where descriptors are few: who says nothing must not keep out who does, nor our own files
-/// from being opened.
-const HALF_OPEN_MAX: usize = 64;
+/// So many who came in a flood and have yet to speak are kept for a moment: they cost a descriptor, and no task.
+const LOBBY_MAX: usize = 256;
+/// How long each of them is kept at most.
+const LOBBY_STAY: Duration = Duration::from_secs(1);
 /// So many are accepted before those who came are looked at.
 const AT_ONCE: usize = 16;
-/// Who has had so long to speak goes for who comes now.
-const SPEAKS_WITHIN: Duration = Duration::from_millis(20);
 /// Connections from one address on the internet; private networks and this host are spared, as many share one there.
 const PER_ADDRESS_MAX: usize = 16;
 /// Peers among them.
@@ -99,15 +95,24 @@ pub async fn run(core: Arc<Core>, listener: TcpListener) {
         peers_per_address: PerAddress::new(PEERS_PER_ADDRESS_MAX),
     });
     let mut at_once = 0_usize;
+    let mut lobby: VecDeque<Guest> = VecDeque::new();
     loop {
         // Who has spoken already is read before more come: else a crowd of honest ones would push out its own.
         at_once = at_once.wrapping_add(1);
         if at_once.is_multiple_of(AT_ONCE) {
             tokio::task::yield_now().await;
         }
+        let next_look = lobby.front().map(|guest| guest.look_at);
         let accepted = tokio::select! {
+            biased;
             () = core.cancel.cancelled() => return,
             accepted = listener.accept() => accepted,
+            () = until(next_look) => {
+                let silent = lobby.pop_front().and_then(|guest| look_again(&core, &doors, guest));
+                let stays = silent.filter(|guest| guest.since.elapsed() < LOBBY_STAY);
+                lobby.extend(stays.map(|guest| Guest { look_at: Instant::now() + SPEAKS_WITHIN, ..guest }));
+                continue;
+            }
         };
         let (stream, remote) = match accepted {
             Ok(accepted) => accepted,
@@ -120,17 +125,62 @@ pub async fn run(core: Arc<Core>, listener: TcpListener) {
         };
         let remote = canonical_addr(remote);
         let Some(counted) = doors.per_address.count(remote.ip()) else { continue };
-        let spoke = || SockRef::from(&stream).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|read| read > 0);
-        let Some(waiting) = doors.half_open.enter(Instant::now(), remote.ip(), spoke) else { continue };
-        let (tasks, core, doors) = (core.tasks.clone(), Arc::clone(&core), Arc::clone(&doors));
-        tasks.spawn(async move {
-            let cancel = core.cancel.clone();
-            let result = cancel.run_until_cancelled(one(&core, &doors, stream, remote, waiting, counted)).await;
-            if let Some(Err(error)) = result {
-                tracing::debug!(%remote, %error, "an incoming connection came to nothing");
-            }
-        });
+        let since = Instant::now();
+        let guest = Guest { stream, remote, counted, since, look_at: since + SPEAKS_WITHIN };
+        match doors.half_open.enter(guest.since, remote.ip(), || guest.spoke()) {
+            Some(waiting) => let_in(&core, &doors, guest, waiting),
+            None => lobby.push_back(guest),
+        }
+        if lobby.len() > LOBBY_MAX.min(files / 16) {
+            drop(lobby.pop_front().and_then(|guest| look_again(&core, &doors, guest)));
+        }
     }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Somebody who was accepted.
+struct Guest {
+    stream: TcpStream,
+    remote: SocketAddr,
+    counted: Counted,
+    since: Instant,
+    /// Where it is in the lobby: when to see whether it has spoken.
+    look_at: Instant,
+}
+
+impl Guest {
+    fn spoke(&self) -> bool {
+        SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|read| read > 0)
+    }
+}
+
+fn let_in(core: &Arc<Core>, doors: &Arc<Doors>, guest: Guest, waiting: Waiting) {
+    let (tasks, core, doors) = (core.tasks.clone(), Arc::clone(core), Arc::clone(doors));
+    tasks.spawn(async move {
+        let Guest { stream, remote, counted, .. } = guest;
+        let cancel = core.cancel.clone();
+        let result = cancel.run_until_cancelled(one(&core, &doors, stream, remote, waiting, counted)).await;
+        if let Some(Err(error)) = result {
+            tracing::debug!(%remote, %error, "an incoming connection came to nothing");
+        }
+    });
+}
+
+/// Who came in a flood is let in if it has spoken meanwhile; gives back who has not.
+fn look_again(core: &Arc<Core>, doors: &Arc<Doors>, guest: Guest) -> Option<Guest> {
+    if !guest.spoke() {
+        return Some(guest);
+    }
+    if let Some(waiting) = doors.half_open.enter(Instant::now(), guest.remote.ip(), || true) {
+        let_in(core, doors, guest, waiting);
+    }
+    None
 }
 
 /// What bounds the connections that others make.
@@ -236,114 +286,6 @@ async fn peer(
     Ok(())
 }
 
-/// Connections that have not said what they want.
-#[derive(Debug, Clone)]
-struct HalfOpen {
-    most: usize,
-    waiting: Arc<Mutex<WaitingList>>,
-}
-
-#[derive(Debug, Default)]
-struct WaitingList {
-    next: u64,
-    /// In the order in which they came.
-    each: VecDeque<Waiter>,
-    /// How many of them each network and each address has: counted as they come and go, as a flood brings 30,000 a second.
-    networks: HashMap<[u8; 8], usize>,
-    addresses: HashMap<IpAddr, usize>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    number: u64,
-    from: IpAddr,
-    since: Instant,
-    /// What ends it.
-    token: CancellationToken,
-}
-
-struct Waiting {
-    all: HalfOpen,
-    number: u64,
-    token: CancellationToken,
-}
-
-impl HalfOpen {
-    fn new(most: usize) -> Self {
-        Self { most, waiting: Arc::default() }
-    }
-
-    /// A place for who came from there. Where there is no room, one of the largest crowd goes. If that one has had less than
-    /// [`SPEAKS_WITHIN`], it is a flood, and who is of a crowd that has more than half of the places and has said nothing so
-    /// far isn't let in at all, which costs least. (An honest one has spoken by then: while a flood fills the system's queue
-    /// it stands there for longer than its first bytes take.)
-    fn enter(&self, now: Instant, from: IpAddr, spoke: impl FnOnce() -> bool) -> Option<Waiting> {
-        let token = CancellationToken::new();
-        let mut list = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = list.next;
-        list.enter(Waiter { number, from, since: now, token: token.clone() });
-        if list.each.len() > self.most {
-            let last = list.each.len() - 1;
-            let is_crowd = list.crowd(last).0.is_some_and(|crowd| 2 * crowd > self.most);
-            let leaving = list.leaving();
-            let floods = now.saturating_duration_since(list.each[leaving].since) < SPEAKS_WITHIN;
-            if floods && is_crowd && !spoke() {
-                list.remove(last);
-                return None;
-            }
-            if let Some(waiter) = list.remove(leaving) {
-                waiter.token.cancel();
-            }
-        }
-        Some(Waiting { all: self.clone(), number, token })
-    }
-}
-
-impl WaitingList {
-    fn enter(&mut self, waiter: Waiter) {
-        self.next += 1;
-        *self.networks.entry(subnet(waiter.from)).or_default() += 1;
-        *self.addresses.entry(waiter.from).or_default() += 1;
-        self.each.push_back(waiter);
-    }
-
-    /// How many come from the network and from the address of one.
-    fn crowd(&self, at: usize) -> (Option<&usize>, Option<&usize>) {
-        let from = self.each[at].from;
-        (self.networks.get(&subnet(from)), self.addresses.get(&from))
-    }
-
-    /// The oldest of the largest crowd.
-    fn leaving(&self) -> usize {
-        (0..self.each.len()).min_by_key(|at| Reverse(self.crowd(*at))).unwrap_or(0)
-    }
-
-    fn remove(&mut self, at: usize) -> Option<Waiter> {
-        let waiter = self.each.remove(at)?;
-        one_less(&mut self.networks, subnet(waiter.from));
-        one_less(&mut self.addresses, waiter.from);
-        Some(waiter)
-    }
-}
-
-fn one_less<K: Eq + std::hash::Hash>(counts: &mut HashMap<K, usize>, key: K) {
-    if let Entry::Occupied(mut count) = counts.entry(key) {
-        *count.get_mut() -= 1;
-        if *count.get() == 0 {
-            count.remove();
-        }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let mut list = self.all.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(at) = list.each.binary_search_by_key(&self.number, |w| w.number) {
-            list.remove(at);
-        }
-    }
-}
-
 /// How many connections each address has.
 #[derive(Debug, Clone)]
 struct PerAddress {
@@ -423,45 +365,5 @@ mod tests {
         assert_eq!(held.len(), 5, "others do, as long as they are fewer");
         drop(held);
         assert!(doors.peers_per_address.counts.lock().unwrap().is_empty());
-    }
-
-    #[test]
-    fn one_half_open_connection_too_many_costs_the_oldest_of_the_largest_crowd() {
-        let all = HalfOpen::new(HALF_OPEN_MAX);
-        let gone =
-            |held: &[Waiting]| -> Vec<usize> { (0..held.len()).filter(|at| held[*at].token.is_cancelled()).collect() };
-        let now = Instant::now();
-        let enter = |ip: IpAddr| all.enter(now, ip, || true).unwrap();
-        let [honest, mob] = [[9, 9, 9, 9], [11, 0, 0, 0]].map(IpAddr::from);
-        let mut held = vec![enter(honest)];
-        held.extend((1..HALF_OPEN_MAX).map(|n| enter(IpAddr::from([11, 0, 0, n as u8]))));
-        assert!(gone(&held).is_empty());
-        for n in 1..1_000 {
-            held.push(enter(IpAddr::from([11, 0, 0, ((n - 1) % (HALF_OPEN_MAX - 1) + 1) as u8])));
-            assert_eq!(gone(&held), (1..=n).collect::<Vec<_>>());
-        }
-        // Who is of that crowd and says nothing isn't even let in; others are.
-        assert!(all.enter(now, mob, || false).is_none() && gone(&held).len() == 999);
-        drop(all.enter(now, IpAddr::from([13, 0, 0, 1]), || false).unwrap());
-        assert_eq!(gone(&held).len(), 1_000);
-        // Nor is anybody kept out who comes when those who are there have had their time.
-        let later = now + SPEAKS_WITHIN;
-        let late = [200, 201].map(|n| all.enter(later, IpAddr::from([11, 0, 0, n]), || false).unwrap());
-        assert_eq!((gone(&held).len(), gone(&late).len()), (1_001, 0));
-        drop(late);
-        // Nor does one address of a network cost another one there its place.
-        let neighbour = enter(IpAddr::from([11, 0, 0, 77]));
-        held.extend((0..HALF_OPEN_MAX).map(|_| enter(mob)));
-        assert!(!neighbour.token.is_cancelled() && !held[0].token.is_cancelled());
-        drop(neighbour);
-        // Where nobody is a crowd it is the oldest.
-        let alone = |n: usize| all.enter(now, IpAddr::from([12, 0, n as u8, 1]), || false).unwrap();
-        let mut others: Vec<_> = (2..HALF_OPEN_MAX).map(alone).collect();
-        assert!(!held[0].token.is_cancelled());
-        others.extend((0..2).map(alone));
-        assert!(held[0].token.is_cancelled() && gone(&others).is_empty());
-        drop((held, others));
-        let left = all.waiting.lock().unwrap();
-        assert!(left.each.is_empty() && left.networks.is_empty() && left.addresses.is_empty());
     }
 }

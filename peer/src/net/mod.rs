@@ -1,8 +1,8 @@
 //! Sockets and threads: everything between the swarm logic and the outside.
 //!
-//! Reading order: [`listener`] takes connections and tells peers from HTTP clients, [`handshake`] opens them,
-//! [`connection`] reads and writes, [`driver`] is the lock and the clock of one swarm, [`swarm_io`] does what its logic says,
-//! [`disk`] hashes and writes.
+//! Reading order: [`listener`] takes connections (those that say nothing: `half_open`) and tells peers from HTTP clients,
+//! [`handshake`] opens them, [`connection`] reads and writes, [`driver`] is the lock and the clock of one swarm, [`swarm_io`]
+//! does what its logic says, [`disk`] hashes and writes.
 
 pub mod announce;
 pub mod buffers;
@@ -12,6 +12,7 @@ mod dialer;
 pub mod disk;
 pub mod driver;
 pub mod events;
+mod half_open;
 pub mod handshake;
 pub mod http_client;
 pub mod interfaces;
