@@ -80,7 +80,7 @@ fn run(json: bool) -> u8 {
     start_log(&args, &output);
     // The other half of the cores is for the threads that hash and write, and for the other end where that is on this
     // machine: with as many workers as cores each arrival woke a second one, and on two cores a fetch of 2 GiB took 0.88
-    // instead of 0.82 times as long as the floor (`limits pair`).
+    // instead of 0.81 times as long as the floor (`limits pair`).
     let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
     let result = match runtime {
