@@ -1,7 +1,8 @@
 //! How close to the bound a healthy swarm comes, and what it costs the origin.
 
 use crate::{blocky, down, must_complete, small, up};
-use harness::{Report, World, mbit};
+use harness::{Fault, Report, When, World, mbit};
+use shoal_peer::swarm::Time;
 
 fn star(seed: u64, fetchers: usize) -> Report {
     World::new(seed).pieces(2048).control_delay_ms(50.0).origin(up(), down()).fetchers(fetchers, up(), down()).run()
@@ -181,6 +182,23 @@ fn hosts_with_slow_disks_take_one_copy_from_the_origin() {
         must_complete(&report);
         println!("{report}");
         assert!(report.ratio() < 1.05 && report.origin_copies < 1.3, "{report}");
+    }
+}
+
+#[test]
+fn who_withholds_does_not_keep_hosts_with_slow_disks_from_the_origin() {
+    for seed in 0..3 {
+        let world = || {
+            let world = World::new(seed).pieces(512).control_delay_ms(20.0).origin(mbit(400.0), mbit(400.0));
+            world.fetchers(7, mbit(400.0), mbit(40.0)).slow_hosts()
+        };
+        let healthy = world().run();
+        // They take part, and then owe what they were asked for.
+        let evil = |world: World, host| world.optional(host).fault(When::At(Time(1_000_000)), host, Fault::Withhold);
+        let report = evil(evil(world(), 6), 7).run();
+        must_complete(&report);
+        println!("{:.2} s, {:.2} s without", report.last(), healthy.last());
+        assert!(report.last() < 1.25 * healthy.last(), "{} s without: {report}", healthy.last());
     }
 }
 
