@@ -14,14 +14,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Connections that have not said what they want: one more, and the oldest goes of the address that has most of them in the
-/// network that has most. Fewer where descriptors are few: who says nothing must not keep out who does, nor our own files
-/// from being opened.
+/// How many there may be: one more, and the oldest goes of the address that has most of them in the network that has most.
+/// Fewer where descriptors are few, or they would keep our own files from being opened.
 pub(super) const HALF_OPEN_MAX: usize = 64;
 /// Who has had so long to speak goes for who comes now.
 pub(super) const SPEAKS_WITHIN: Duration = Duration::from_millis(20);
 
-/// Connections that have not said what they want.
+/// All that there are.
 #[derive(Debug, Clone)]
 pub(super) struct HalfOpen {
     most: usize,

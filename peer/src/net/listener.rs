@@ -349,16 +349,15 @@ mod tests {
 
     #[test]
     fn full_places_have_some_beside_them_for_who_is_no_crowd() {
-        let doors = |peers| Doors {
+        let doors = Doors {
             http: Arc::new(Semaphore::new(1)),
-            peers: Arc::new(Semaphore::new(peers)),
+            peers: Arc::new(Semaphore::new(3)),
             beside: Arc::new(Semaphore::new(2)),
             half_open: HalfOpen::new(1),
             per_address: PerAddress::new(PER_ADDRESS_MAX),
             peers_per_address: PerAddress::new(PEERS_PER_ADDRESS_MAX),
         };
         let [mob, honest]: [IpAddr; 2] = ["10.0.0.66".parse().unwrap(), "10.0.0.1".parse().unwrap()];
-        let doors = doors(3);
         let mut held: Vec<_> = (0..9).filter_map(|_| doors.place(mob)).collect();
         assert_eq!(held.len(), 3, "one crowd gets no place beside");
         held.extend((0..9).filter_map(|_| doors.place(honest)));

@@ -171,7 +171,7 @@ impl World {
     }
 
     pub(super) fn uplink_free(&mut self, host: usize) {
-        let Some((lane, slice)) = self.hosts[host].up.busy.take() else { return };
+        let Some((lane, mut slice)) = self.hosts[host].up.busy.take() else { return };
         if self.lanes[lane].open {
             let sent: Vec<Block> = slice
                 .payload
@@ -184,17 +184,15 @@ impl World {
             let through = self.through_links(lane, at, slice.bytes);
             let crosses = through > at;
             at = through;
-            let mut lay = false;
             if !only_frames && !crosses {
                 // All have the same latency, so what leaves first arrives first at the receiver's downlink.
                 let down = &mut self.hosts[self.lanes[lane].to()].down;
-                lay = self.slow_hosts && down.free > at;
+                slice.lay = self.slow_hosts && down.free > at;
                 down.free = Time(down.free.max(at).0 + transfer_time(slice.bytes, down.rate));
                 at = down.free;
             }
             at = at.max(self.lanes[lane].last_arrival);
             self.lanes[lane].last_arrival = at;
-            let slice = Box::new(Slice { lay, ..*slice });
             let lane32 = lane as u32;
             self.push(
                 at,
