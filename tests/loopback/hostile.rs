@@ -11,6 +11,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 fn content() -> Content {
     Content::file(20, 4 << 20, 1 << 18)
@@ -157,6 +158,30 @@ fn silent_connections_do_not_keep_honest_ones_out() {
         // The oldest were let go.
         let end = tokio::time::timeout(PATIENCE, silent[0].read(&mut [0])).await.unwrap();
         assert!(matches!(end, Ok(0) | Err(_)));
+    }));
+}
+
+#[test]
+fn who_dials_in_a_crowd_of_honest_ones_is_answered() {
+    run(with_seed(|addr, content| async move {
+        // All are accepted before the first of them says a word.
+        let mut crowd = Vec::new();
+        for _ in 0..300 {
+            crowd.push(TcpStream::connect(addr).await.unwrap());
+        }
+        let mut tasks = JoinSet::new();
+        for (n, stream) in crowd.into_iter().enumerate() {
+            let hello = hello(content.swarm(), n as u8);
+            tasks.spawn(async move {
+                let mut evil = Evil::greet_over(stream).await?;
+                evil.send(&Message::Hello(Box::new(hello))).await?;
+                // The house has fewer places; who gets none is told so.
+                Ok::<_, std::io::Error>(matches!(evil.next().await?, Message::Hello(_) | Message::Goodbye { .. }))
+            });
+        }
+        let answers = tokio::time::timeout(PATIENCE, tasks.join_all()).await.unwrap();
+        let closed: Vec<_> = answers.iter().filter(|answer| !matches!(answer, Ok(true))).collect();
+        assert!(closed.is_empty(), "{} closed: {:?}", closed.len(), closed.first());
     }));
 }
 

@@ -3,7 +3,7 @@
 //! The dialler's first bytes name nothing; the swarm is named in its hello, after the answer. Each side measures the round
 //! trip between what it sent and what came back. All of it must happen within [`HANDSHAKE`].
 
-use super::listener::Admission;
+use super::doors::Admission;
 use super::socket;
 use bytes::BytesMut;
 use shoal_protocol::codec::Codec;

@@ -1,6 +1,6 @@
 //! Sockets and threads: everything between the swarm logic and the outside.
 //!
-//! Reading order: [`listener`] takes connections (those that say nothing: `half_open`) and tells peers from HTTP clients,
+//! Reading order: [`listener`] takes connections (as far as there are `doors`; those that say nothing: `half_open`, `lobby`) and tells peers from HTTP clients,
 //! [`handshake`] opens them, [`connection`] reads and writes, [`driver`] is the lock and the clock of one swarm, [`swarm_io`]
 //! does what its logic says, [`disk`] hashes and writes.
 
@@ -10,6 +10,7 @@ pub mod connection;
 pub mod core;
 mod dialer;
 pub mod disk;
+pub mod doors;
 pub mod driver;
 pub mod events;
 mod half_open;
@@ -18,6 +19,7 @@ pub mod http_client;
 pub mod interfaces;
 pub mod limiter;
 pub mod listener;
+mod lobby;
 pub mod manifest_fetch;
 pub mod manifest_server;
 mod numbers;
