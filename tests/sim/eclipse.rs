@@ -1,117 +1,12 @@
 //! Crowds that come only to be there (R9, T6): connections that do nothing keep a fetch from its sources and a seed from
 //! its fetchers for a moment only.
 
-use harness::loopback::{Content, hello};
-use shoal_peer::swarm::{Config, ConnId, Connected, Input, Output, Swarm, Time};
+use crate::siege::{HONEST, MAX, Siege, evil};
+use shoal_peer::swarm::{ConnId, Input, Time};
+use shoal_protocol::Message;
 use shoal_protocol::announce::{Handout, HandoutPeer};
-use shoal_protocol::message::{Block, GoodbyeReason, Hello};
-use shoal_protocol::{Bitfield, Message, PeerId};
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-
-const MAX: usize = 50;
-const HONEST: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(9, 9, 9, 9)), 7171);
-
-/// One swarm under siege, and what it said to whom.
-struct Siege {
-    swarm: Swarm,
-    now: Time,
-    next: ConnId,
-    content: Content,
-    /// Those that stand, by their remote address.
-    open: BTreeMap<ConnId, SocketAddr>,
-    refused: Vec<(ConnId, GoodbyeReason)>,
-    dialled: Vec<SocketAddr>,
-    /// Blocks that it was about to send, to whom.
-    sending: Vec<(ConnId, Block)>,
-}
-
-impl Siege {
-    fn new(complete: bool) -> Self {
-        let content = Content::file(33, 1 << 20, 1 << 16);
-        let geometry = content.manifest.geometry();
-        let pieces = geometry.pieces();
-        let config = Config {
-            geometry: Arc::new(geometry.clone()),
-            roots: geometry.large().iter().map(|large| content.manifest.root(large.entry)).collect(),
-            peer: PeerId([0x55; 16]),
-            have: if complete { Bitfield::all(pieces) } else { Bitfield::none(pieces) },
-            cvs: content.cvs.iter().map(|cv| complete.then_some(*cv)).collect(),
-            origin: false,
-            upload: true,
-            max_peers: MAX,
-            trackers: 1,
-            zone: String::new(),
-            allow_private: false,
-            seed: 1,
-        };
-        let swarm = Swarm::new(Time(0), config);
-        let (open, refused, dialled, sending) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { swarm, now: Time(0), next: 1, content, open, refused, dialled, sending }
-    }
-
-    fn feed(&mut self, input: Input) {
-        self.swarm.handle(self.now, input);
-        let mut closed = Vec::new();
-        while let Some(output) = self.swarm.poll() {
-            match output {
-                Output::Close { conn, reason } => {
-                    self.refused.push((conn, reason));
-                    closed.push(conn);
-                }
-                Output::Dial { addr } => self.dialled.push(addr),
-                Output::SendBlock { conn, block } => self.sending.push((conn, block)),
-                _ => {}
-            }
-        }
-        self.swarm.check_invariants().expect("its accounts are in order");
-        for conn in closed {
-            self.open.remove(&conn);
-            self.feed(Input::Closed { conn });
-        }
-    }
-
-    /// Somebody comes, or was dialled, and has nothing or all.
-    fn connect(&mut self, remote: SocketAddr, dialled: bool, has_all: bool) -> ConnId {
-        let conn = self.next;
-        self.next += 1;
-        let mut peer = [0; 16];
-        peer[..4].copy_from_slice(&conn.to_le_bytes());
-        let hello = Hello { peer: PeerId(peer), ..hello(self.content.swarm(), 0) };
-        self.open.insert(conn, remote);
-        let dialled = dialled.then_some(remote);
-        self.feed(Input::Connected(Connected { conn, local: HONEST.ip(), remote, dialled, hello, rtt_us: 1_000 }));
-        if self.open.contains_key(&conn) {
-            let message = if has_all { Message::HaveAll } else { Message::HaveNone };
-            self.feed(Input::Message { conn, message });
-        }
-        conn
-    }
-
-    /// Time passes; all who are there say that they still are. What was dialled doesn't answer, but for the honest one.
-    fn wait(&mut self, seconds: u64) {
-        let end = Time(self.now.0 + seconds * 1_000_000);
-        while self.now < end {
-            self.now = Time(self.now.0 + 100_000);
-            if self.now.0.is_multiple_of(30_000_000) {
-                for conn in self.open.keys().copied().collect::<Vec<_>>() {
-                    self.feed(Input::Message { conn, message: Message::KeepAlive });
-                }
-            }
-            self.feed(Input::Timeout);
-        }
-    }
-
-    fn stands(&self, conn: ConnId) -> bool {
-        self.open.contains_key(&conn)
-    }
-}
-
-fn evil(n: u8) -> SocketAddr {
-    // Each from a network of its own.
-    SocketAddr::from(([11, n, 0, 1], 40_000))
-}
+use shoal_protocol::message::Block;
+use std::net::SocketAddr;
 
 #[test]
 fn a_crowd_that_does_nothing_does_not_keep_a_fetch_from_dialling_who_has_it() {

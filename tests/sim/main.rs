@@ -9,8 +9,10 @@ mod eclipse;
 mod hostile;
 mod lines;
 mod mob;
+mod siege;
 mod speed;
 mod stalls;
+mod starving;
 mod zones;
 
 use harness::{Report, World, mbit};

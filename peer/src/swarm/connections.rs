@@ -1,6 +1,7 @@
 //! Connections: who is let in, how one ends, and whom to dial.
 
 use super::blame::Suspect;
+use super::queue::Queue;
 use super::session::Session;
 use super::state::{Swarm, TICK};
 use super::{ConnId, Connected, Output, Time, TrackerId, zones};
@@ -207,7 +208,7 @@ impl Swarm {
             && !session.closing
         {
             session.closing = true;
-            session.queue.clear();
+            session.queue = Queue::default();
             session.wants_any = 0;
             self.turns.note(conn, session);
             self.out.push_back(Output::Close { conn, reason });

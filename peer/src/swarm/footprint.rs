@@ -3,7 +3,7 @@
 use super::requests::Asked;
 use super::session::Session;
 use super::state::Swarm;
-use shoal_protocol::message::{Block, Hello};
+use shoal_protocol::message::Hello;
 
 /// A connection's row in the table of turns.
 const ROW: usize = 64;
@@ -18,7 +18,7 @@ impl Swarm {
         let session = |s: &Session| {
             let asked = s.pipeline.asked.capacity() * size_of::<Asked>();
             let lists =
-                s.queue.capacity() * size_of::<Block>() + s.refused.len() * (12 + NODE) + s.owed_haves.capacity() * 4;
+                s.queue.footprint() + s.refused.len() * (12 + NODE) + s.owed_haves.capacity() * 4;
             size_of::<Session>() + size_of::<Hello>() + 12 + ROW + pieces.div_ceil(8) + asked + lists
         };
         let sessions: usize = self.sessions.values().map(session).sum();

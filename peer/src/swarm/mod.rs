@@ -87,6 +87,7 @@ pub mod pex;
 pub mod picker;
 pub mod pieces;
 pub mod prng;
+mod queue;
 mod proofs;
 pub mod rate;
 mod refill;

@@ -11,6 +11,8 @@ use shoal_protocol::{Message, WireError};
 
 /// With more than this many seconds of work in its queues an origin sends askers to others.
 const BUSY_QUEUE_S: f64 = 2.0;
+/// So often in a row: whoever comes again found no others, who may only say that they have it.
+const SENT_AWAY_MAX: u32 = 3;
 
 impl Swarm {
     pub(super) fn asked_block(&mut self, now: Time, conn: ConnId, block: Block) -> Result<(), WireError> {
@@ -27,13 +29,15 @@ impl Swarm {
             reject(RejectReason::NotHad)
         } else if session.queue.len() >= usize::from(super::QUEUE_DEPTH) {
             return Err(WireError::Unexpected("more requests than the queue depth allows"));
-        } else if saturated && self.picker.leechers_with(block.piece) >= 2 {
+        } else if saturated && session.sent_away < SENT_AWAY_MAX && self.picker.leechers_with(block.piece) >= 2 {
+            session.sent_away += 1;
             let holders = self.sessions.iter().filter(|(c, s)| **c != conn && s.have.has(block.piece));
             let peers: Vec<SocketAddr> = holders.filter_map(|(_, s)| s.dialable).take(PEX_PEERS).collect();
             Message::Busy { block, peers }
         } else {
             session.expect_turn(now);
-            session.queue.push_back(block);
+            session.queue.push(block);
+            session.sent_away = 0;
             self.note_turn(conn);
             self.serve(now);
             return Ok(());
@@ -47,9 +51,8 @@ impl Swarm {
         if self.spread.is_none() {
             return false;
         }
-        let queued = self.turns.queued() * u64::from(self.geometry.piece_size().min(BLOCK_BYTES));
         let rate = self.total_up.rate(now);
-        rate > 0.0 && queued as f64 / rate > BUSY_QUEUE_S
+        rate > 0.0 && self.turns.queued(now) as f64 / rate > BUSY_QUEUE_S
     }
 
     pub(super) fn asked_any(&mut self, now: Time, conn: ConnId) -> Result<(), WireError> {
@@ -147,7 +150,7 @@ impl Swarm {
         let length = self.geometry.piece_length(piece);
         for index in 0..blocks_in(length) {
             let offset = index * BLOCK_BYTES;
-            session.queue.push_back(Block { piece, offset, length: (length - offset).min(BLOCK_BYTES) });
+            session.queue.push(Block { piece, offset, length: (length - offset).min(BLOCK_BYTES) });
         }
         self.note_turn(conn);
         self.send(now, conn, Message::Assign { piece });
@@ -159,17 +162,21 @@ impl Swarm {
         let others_wait = self.turns.others_wait(conn, self.is_spreading());
         loop {
             let Some(session) = self.sessions.get_mut(&conn) else { return };
-            if session.closing || session.writing.1 >= upload::writer_room(session, now) {
+            let full = session.writing.0 >= upload::WRITER_BLOCKS;
+            if session.closing || full || session.writing.1 >= upload::writer_room(session, now) {
                 return;
             }
-            let Some(block) = session.queue.front().copied() else {
+            let Some(block) = session.queue.front() else {
                 let may_go_on = session.writing.0 == 0 || !others_wait;
                 if may_go_on && self.give_any(now, conn) {
                     continue;
                 }
                 return;
             };
-            let same_turn = session.turn_piece.is_none_or(|p| p == block.piece);
+            // Who asks again for what it got is at the end of its turn, too, or a few blocks asked for without end
+            // would be all that is ever served.
+            let is_over = session.last_piece == (block.piece, 0);
+            let same_turn = !is_over && session.turn_piece.is_none_or(|p| p == block.piece);
             if !same_turn && others_wait && session.writing.0 > 0 {
                 return;
             }
@@ -178,7 +185,7 @@ impl Swarm {
             let whole = blocks_in(self.geometry.piece_length(block.piece));
             let rest = if last == block.piece { rest } else { whole };
             session.last_piece = (block.piece, rest.saturating_sub(1));
-            session.queue.pop_front();
+            session.queue.pop();
             session.writing.0 += 1;
             session.writing.1 += u64::from(block.length);
             self.turns.note(conn, session);

@@ -1,6 +1,7 @@
 //! One connected peer: what it said, what it may say, and what is under way with it.
 
 use super::Time;
+use super::queue::Queue;
 use super::rate::Meter;
 use super::requests::Pipeline;
 use super::waste::Cause;
@@ -67,7 +68,9 @@ pub struct Session {
     /// Pieces that we have and it had before us: it hears of them later.
     pub owed_haves: Vec<u32>,
     /// What it asked of us, in order.
-    pub queue: VecDeque<Block>,
+    pub queue: Queue,
+    /// How often it was sent to others since a block of its own choice was taken into the queue.
+    pub sent_away: u32,
     /// Its unanswered requests for any piece.
     pub wants_any: u32,
     /// Blocks handed to its writer, and their bytes.
@@ -138,7 +141,8 @@ impl Session {
             hold_until: Time(0),
             rests: (Time(0), 0),
             owed_haves: Vec::new(),
-            queue: VecDeque::new(),
+            queue: Queue::default(),
+            sent_away: 0,
             wants_any: 0,
             writing: (0, 0),
             turn_moved: now,

@@ -24,8 +24,10 @@ pub struct Spread {
     given: Vec<Option<ConnId>>,
     /// How many others than that one have it.
     relays: Vec<u32>,
-    /// Pieces that were given out, or that others brought.
+    /// Pieces that were given out, or that others brought, and of these those that were neither given to anybody nor sent: they
+    /// are only said to be there, and are given out once all others are.
     out: Bitfield,
+    said: Bitfield,
     /// How many bytes of each piece we sent, and which pieces left us whole or that somebody else has.
     sent: Vec<u32>,
     left: Bitfield,
@@ -44,6 +46,7 @@ impl Spread {
             given: vec![None; pieces as usize],
             relays: vec![0; pieces as usize],
             out: Bitfield::none(pieces),
+            said: Bitfield::none(pieces),
             sent: vec![0; pieces as usize],
             left: Bitfield::none(pieces),
             next: start % pieces.max(1),
@@ -52,10 +55,10 @@ impl Spread {
         }
     }
 
-    /// Whether every piece is out.
+    /// Whether nothing is left to give out.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.out.is_complete()
+        self.out.is_complete() && self.said.count() == 0
     }
 
     /// A leecher came.
@@ -132,7 +135,9 @@ impl Spread {
 
     /// A peer has a piece now, wherever it got it.
     pub fn has(&mut self, conn: ConnId, piece: u32) {
-        self.out.set(piece, true);
+        if self.out.set(piece, true) {
+            self.said.set(piece, true);
+        }
         self.left.set(piece, true);
         if let Some(owner) = self.given[piece as usize]
             && owner != conn
@@ -148,6 +153,7 @@ impl Spread {
     /// A piece can't be given out any more.
     pub fn withdraw(&mut self, piece: u32) {
         self.out.set(piece, true);
+        self.said.set(piece, false);
         self.left.set(piece, true);
     }
 
@@ -155,6 +161,7 @@ impl Spread {
     pub fn sent(&mut self, block: Block, piece_length: u32) -> u32 {
         let Block { piece, length, .. } = block;
         self.out.set(piece, true);
+        self.said.set(piece, false);
         let early = !self.left.is_complete();
         let sent = &mut self.sent[piece as usize];
         let again = length.saturating_sub(piece_length - *sent);
@@ -195,10 +202,11 @@ impl Spread {
     /// Gives the next piece to a peer that lacks it.
     pub fn give(&mut self, conn: ConnId, lacks: impl Fn(u32) -> bool) -> Option<u32> {
         let pieces = self.given.len() as u32;
-        let mut skipped = None;
+        let (mut skipped, all_out) = (None, self.out.is_complete());
         for step in 0..pieces {
             let piece = (self.next + step) % pieces;
-            if self.out.has(piece) {
+            let free = if all_out { self.said.has(piece) } else { !self.out.has(piece) };
+            if !free {
                 continue;
             }
             if !lacks(piece) {
@@ -207,6 +215,7 @@ impl Spread {
             }
             self.next = skipped.unwrap_or((piece + 1) % pieces);
             self.out.set(piece, true);
+            self.said.set(piece, false);
             self.given[piece as usize] = Some(conn);
             self.relays[piece as usize] = 0;
             self.add(conn, self.enough().into());

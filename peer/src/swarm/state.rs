@@ -316,9 +316,9 @@ impl Swarm {
             Message::Assign { piece } => self.assigned(now, conn, piece)?,
             Message::Block(_) => return Err(WireError::Unexpected("a block outside the data path")),
             Message::Cancel(block) => {
-                let (all, before) = (block.length == 0, session.queue.len());
-                session.queue.retain(|b| if all { b.piece != block.piece } else { *b != block });
-                let answers = if all { 0 } else { before - session.queue.len() };
+                let all = block.length == 0;
+                let taken = session.queue.take(|b| if all { b.piece == block.piece } else { *b == block });
+                let answers = if all { 0 } else { taken.len() };
                 self.turns.note(conn, session);
                 for _ in 0..answers {
                     self.send(now, conn, Message::Reject { block, reason: RejectReason::Cancelled });

@@ -37,6 +37,9 @@ pub const STARVED: Duration = Duration::from_secs(3);
 /// Most bytes handed to one connection's writer; with [`writer_room`] bounds what can't be reordered any more.
 pub const WRITER_MAX: u64 = 4 * BLOCK_BYTES as u64;
 
+/// Most blocks handed to it, of whatever length: each costs memory beside its payload, which is still on the disk.
+pub const WRITER_BLOCKS: u32 = 64;
+
 /// How many bytes may be in a connection's writer: what it sends in a tenth of a second, one block at least.
 pub fn writer_room(session: &mut Session, now: Time) -> u64 {
     let tenth = (session.up.rate(now) / 10.0) as u64;
@@ -54,8 +57,8 @@ struct Row {
     moved: Time,
     writing: u32,
     writing_bytes: u64,
-    /// Named blocks that it asked for and that wait.
-    queued: u32,
+    /// Bytes that it asked for and that wait.
+    queued: u64,
     /// It asked for named blocks.
     asks: bool,
     /// It asked for any piece.
@@ -77,7 +80,7 @@ impl Row {
             moved: s.turn_moved,
             writing: s.writing.0,
             writing_bytes: s.writing.1,
-            queued: s.queue.len() as u32,
+            queued: s.queue.bytes(),
             asks: !s.queue.is_empty() && !s.closing,
             asks_any: s.wants_any > 0 && !s.closing,
             goes_on: s.goes_on(),
@@ -179,10 +182,10 @@ impl Turns {
         self.rows.iter().filter(|r| r.writing > 0 && r.is_dead(now)).count() > TURNS
     }
 
-    /// Blocks that wait in all queues: counted for every request, so not by looking at each of them.
+    /// Bytes that wait in the queues of those who take what they get.
     #[must_use]
-    pub fn queued(&self) -> u64 {
-        self.rows.iter().map(|r| u64::from(r.queued)).sum()
+    pub fn queued(&self, now: Time) -> u64 {
+        self.rows.iter().filter(|r| r.writing == 0 || !r.is_dead(now)).map(|r| r.queued).sum()
     }
 
     /// How many connections there are that don't end.

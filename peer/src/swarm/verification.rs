@@ -187,8 +187,7 @@ impl Swarm {
                 if session.told {
                     session.useful += gone.iter().filter(|p| session.have.has(**p)).count() as u32;
                 }
-                let refused: Vec<_> = session.queue.iter().filter(|b| gone.contains(&b.piece)).copied().collect();
-                session.queue.retain(|b| !gone.contains(&b.piece));
+                let refused = session.queue.take(|b| gone.contains(&b.piece));
                 session.owed_haves.retain(|p| !gone.contains(p));
                 self.turns.note(conn, session);
                 for block in refused {

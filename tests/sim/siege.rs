@@ -1,0 +1,136 @@
+//! One swarm's logic with a crowd around it that says what it likes: no network, no clock.
+
+use harness::loopback::{Content, hello};
+use shoal_peer::swarm::{Config, ConnId, Connected, Input, Output, Swarm, Time};
+use shoal_protocol::message::{Block, GoodbyeReason, Hello};
+use shoal_protocol::{Bitfield, Message, PeerId};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+pub(crate) const MAX: usize = 50;
+pub(crate) const HONEST: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(9, 9, 9, 9)), 7171);
+
+/// One swarm under siege, and what it said to whom.
+pub(crate) struct Siege {
+    pub(crate) swarm: Swarm,
+    pub(crate) now: Time,
+    pub(crate) next: ConnId,
+    pub(crate) content: Content,
+    /// Those that stand, by their remote address.
+    pub(crate) open: BTreeMap<ConnId, SocketAddr>,
+    pub(crate) refused: Vec<(ConnId, GoodbyeReason)>,
+    pub(crate) dialled: Vec<SocketAddr>,
+    /// Blocks that it was about to send, to whom.
+    pub(crate) sending: Vec<(ConnId, Block)>,
+    /// What it said last.
+    pub(crate) said: Vec<(ConnId, Message)>,
+}
+
+impl Siege {
+    pub(crate) fn new(complete: bool) -> Self {
+        Self::of(complete, false)
+    }
+
+    pub(crate) fn origin() -> Self {
+        Self::of(true, true)
+    }
+
+    fn of(complete: bool, origin: bool) -> Self {
+        let content = Content::file(33, 1 << 20, 1 << 16);
+        let geometry = content.manifest.geometry();
+        let pieces = geometry.pieces();
+        let config = Config {
+            geometry: Arc::new(geometry.clone()),
+            roots: geometry.large().iter().map(|large| content.manifest.root(large.entry)).collect(),
+            peer: PeerId([0x55; 16]),
+            have: if complete { Bitfield::all(pieces) } else { Bitfield::none(pieces) },
+            cvs: content.cvs.iter().map(|cv| complete.then_some(*cv)).collect(),
+            origin,
+            upload: true,
+            max_peers: MAX,
+            trackers: 1,
+            zone: String::new(),
+            allow_private: false,
+            seed: 1,
+        };
+        let swarm = Swarm::new(Time(0), config);
+        let (open, refused, dialled) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Self { swarm, now: Time(0), next: 1, content, open, refused, dialled, sending: Vec::new(), said: Vec::new() }
+    }
+
+    pub(crate) fn feed(&mut self, input: Input) {
+        self.swarm.handle(self.now, input);
+        let mut closed = Vec::new();
+        while let Some(output) = self.swarm.poll() {
+            match output {
+                Output::Close { conn, reason } => {
+                    self.refused.push((conn, reason));
+                    closed.push(conn);
+                }
+                Output::Dial { addr } => self.dialled.push(addr),
+                Output::SendBlock { conn, block } => self.sending.push((conn, block)),
+                Output::Send { conn, message } => self.said.push((conn, message)),
+                _ => {}
+            }
+        }
+        self.swarm.check_invariants().expect("its accounts are in order");
+        for conn in closed {
+            self.open.remove(&conn);
+            self.feed(Input::Closed { conn });
+        }
+    }
+
+    /// Somebody comes, or was dialled, and has nothing or all.
+    pub(crate) fn connect(&mut self, remote: SocketAddr, dialled: bool, has_all: bool) -> ConnId {
+        let mut name = [0; 16];
+        name[..4].copy_from_slice(&self.next.to_le_bytes());
+        self.connect_as(PeerId(name), remote, dialled, has_all)
+    }
+
+    /// The same under a name of its own choice.
+    pub(crate) fn connect_as(&mut self, name: PeerId, remote: SocketAddr, dialled: bool, has_all: bool) -> ConnId {
+        let conn = self.next;
+        self.next += 1;
+        let hello = Hello { peer: name, ..hello(self.content.swarm(), 0) };
+        self.open.insert(conn, remote);
+        let dialled = dialled.then_some(remote);
+        self.feed(Input::Connected(Connected { conn, local: HONEST.ip(), remote, dialled, hello, rtt_us: 1_000 }));
+        if self.open.contains_key(&conn) {
+            let message = if has_all { Message::HaveAll } else { Message::HaveNone };
+            self.feed(Input::Message { conn, message });
+        }
+        conn
+    }
+
+    /// Time passes; all who are there say that they still are. What was dialled doesn't answer, but for the honest one.
+    pub(crate) fn wait(&mut self, seconds: u64) {
+        let end = Time(self.now.0 + seconds * 1_000_000);
+        while self.now < end {
+            self.now = Time(self.now.0 + 100_000);
+            if self.now.0.is_multiple_of(30_000_000) {
+                for conn in self.open.keys().copied().collect::<Vec<_>>() {
+                    self.feed(Input::Message { conn, message: Message::KeepAlive });
+                }
+            }
+            self.feed(Input::Timeout);
+        }
+    }
+
+    pub(crate) fn says(&mut self, conn: ConnId, message: Message) {
+        self.feed(Input::Message { conn, message });
+    }
+
+    pub(crate) fn asks(&mut self, conn: ConnId, piece: u32, length: u32) {
+        self.says(conn, Message::Request(Block { piece, offset: 0, length }));
+    }
+
+    pub(crate) fn stands(&self, conn: ConnId) -> bool {
+        self.open.contains_key(&conn)
+    }
+}
+
+pub(crate) fn evil(n: u8) -> SocketAddr {
+    // Each from a network of its own.
+    SocketAddr::from(([11, n, 0, 1], 40_000))
+}

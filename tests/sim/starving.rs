@@ -1,0 +1,116 @@
+//! What a few connections can do to have a seed or an origin serve nobody else (R5, R11).
+
+use crate::siege::{MAX, Siege, evil};
+use shoal_peer::swarm::{ConnId, Input, Time};
+use shoal_protocol::Message;
+use shoal_protocol::message::RejectReason;
+use std::net::SocketAddr;
+
+const PIECE: u32 = 1 << 16;
+
+fn honest(n: u8) -> SocketAddr {
+    SocketAddr::from(([9, n, 9, 9], 7171))
+}
+
+#[test]
+fn who_asks_for_one_piece_without_end_does_not_keep_its_turn() {
+    for length in [1, 1_000, PIECE] {
+        let mut siege = Siege::new(true);
+        let crowd: Vec<ConnId> = (0..3).map(|n| siege.connect(evil(n), false, false)).collect();
+        for _ in 0..8 {
+            crowd.iter().for_each(|conn| siege.asks(*conn, 0, length));
+        }
+        let late = siege.connect(honest(1), false, false);
+        siege.asks(late, 5, PIECE);
+        // Each takes a block just before it would count as stuck, and asks for it again.
+        let mut blocks = 0;
+        while siege.sending.iter().all(|(conn, _)| *conn != late) {
+            siege.now = Time(siege.now.0 + 200_000);
+            for conn in &crowd {
+                if let Some(at) = siege.sending.iter().position(|(c, _)| c == conn) {
+                    let (conn, block) = siege.sending.remove(at);
+                    siege.feed(Input::BlockSent { conn, block });
+                    siege.asks(conn, 0, length);
+                    blocks += 1;
+                }
+            }
+            siege.feed(Input::Timeout);
+            assert!(siege.now < Time(10_000_000), "{blocks} blocks of {length} bytes, and none for who came later");
+        }
+    }
+}
+
+#[test]
+fn crumbs_fill_no_writer() {
+    let mut siege = Siege::new(true);
+    let evil = siege.connect(evil(1), false, false);
+    for _ in 0..2_000 {
+        siege.asks(evil, 0, 1);
+        if !siege.stands(evil) {
+            break;
+        }
+    }
+    assert!(siege.sending.len() <= 64, "{} blocks in a writer", siege.sending.len());
+}
+
+#[test]
+fn who_says_to_have_it_all_does_not_have_an_origin_send_everybody_away() {
+    let mut siege = Siege::origin();
+    // Each piece is said to be with two others, and what is asked for takes a minute.
+    let liars: Vec<ConnId> = (0..3).map(|n| siege.connect(evil(n), false, false)).collect();
+    for (n, liar) in (0_u32..).zip(&liars) {
+        let all_but_one = [(0, n), (n + 1, 15 - n)].into_iter().filter(|(_, count)| *count > 0).collect();
+        siege.says(*liar, Message::Have(all_but_one));
+    }
+    for _ in 0..200 {
+        liars.iter().for_each(|liar| siege.asks(*liar, 0, PIECE));
+    }
+    let step = |siege: &mut Siege| {
+        siege.now = Time(siege.now.0 + 100_000);
+        if let Some(at) = siege.sending.iter().position(|(conn, _)| liars.contains(conn)) {
+            let (conn, block) = siege.sending.remove(at);
+            siege.feed(Input::BlockSent { conn, block });
+        }
+        siege.feed(Input::Timeout);
+    };
+    (0..20).for_each(|_| step(&mut siege));
+    let late = siege.connect(honest(1), false, false);
+    let (mut asked, mut away) = (0, 0);
+    while siege.sending.iter().all(|(conn, _)| *conn != late) {
+        if asked == away {
+            siege.asks(late, 9, PIECE);
+            asked += 1;
+        }
+        away = siege.said.iter().filter(|(c, m)| *c == late && matches!(m, Message::Busy { .. })).count();
+        step(&mut siege);
+        assert!(siege.now < Time(20_000_000), "sent away {away} times and never served");
+    }
+    assert!(away > 0, "it was never busy: this shows nothing");
+}
+
+#[test]
+fn who_says_to_have_it_all_does_not_end_what_an_origin_gives_out() {
+    let mut siege = Siege::origin();
+    siege.connect(evil(1), false, true);
+    let late = siege.connect(honest(1), false, false);
+    let mut assigned = Vec::new();
+    for _ in 0..20 {
+        siege.says(late, Message::RequestAny);
+        while let Some((conn, block)) = siege.sending.pop() {
+            siege.feed(Input::BlockSent { conn, block });
+        }
+        for (conn, message) in std::mem::take(&mut siege.said) {
+            if conn != late {
+                continue;
+            }
+            match message {
+                Message::Assign { piece } => assigned.push(piece),
+                Message::Reject { reason, .. } => assert_eq!(reason, RejectReason::NothingToAssign),
+                other => assert!(matches!(other, Message::HaveAll), "{other:?}"),
+            }
+        }
+    }
+    assigned.sort_unstable();
+    assert_eq!(assigned, (0..16).collect::<Vec<_>>(), "each once, as if the other weren't there");
+    assert!(siege.open.len() < MAX);
+}
