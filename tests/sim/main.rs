@@ -9,6 +9,7 @@ mod eclipse;
 mod hostile;
 mod lines;
 mod mob;
+mod names;
 mod siege;
 mod speed;
 mod stalls;

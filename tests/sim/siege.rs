@@ -1,8 +1,8 @@
 //! One swarm's logic with a crowd around it that says what it likes: no network, no clock.
 
 use harness::loopback::{Content, hello};
-use shoal_peer::swarm::{Config, ConnId, Connected, Input, Output, Swarm, Time};
-use shoal_protocol::message::{Block, GoodbyeReason, Hello};
+use shoal_peer::swarm::{Config, ConnId, Connected, Input, Outcome, Output, Swarm, Time};
+use shoal_protocol::message::{Block, GoodbyeReason, Hello, RejectReason};
 use shoal_protocol::{Bitfield, Message, PeerId};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +25,10 @@ pub(crate) struct Siege {
     pub(crate) sending: Vec<(ConnId, Block)>,
     /// What it said last.
     pub(crate) said: Vec<(ConnId, Message)>,
+    /// Pieces that came whole.
+    pub(crate) whole: Vec<u32>,
+    /// Pieces that turned out right.
+    pub(crate) commits: Vec<u32>,
 }
 
 impl Siege {
@@ -56,7 +60,7 @@ impl Siege {
         };
         let swarm = Swarm::new(Time(0), config);
         let (open, refused, dialled) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { swarm, now: Time(0), next: 1, content, open, refused, dialled, sending: Vec::new(), said: Vec::new() }
+        Self { swarm, now: Time(0), next: 1, content, open, refused, dialled, sending: Vec::new(), said: Vec::new(), whole: Vec::new(), commits: Vec::new() }
     }
 
     pub(crate) fn feed(&mut self, input: Input) {
@@ -71,6 +75,8 @@ impl Siege {
                 Output::Dial { addr } => self.dialled.push(addr),
                 Output::SendBlock { conn, block } => self.sending.push((conn, block)),
                 Output::Send { conn, message } => self.said.push((conn, message)),
+                Output::Store { block, last: true } => self.whole.push(block.piece),
+                Output::Commit { piece } => self.commits.push(piece),
                 _ => {}
             }
         }
@@ -123,6 +129,39 @@ impl Siege {
 
     pub(crate) fn asks(&mut self, conn: ConnId, piece: u32, length: u32) {
         self.says(conn, Message::Request(Block { piece, offset: 0, length }));
+    }
+
+    /// Answers one block that was asked of it, right or wrong. Others give nothing but the CVs as they are.
+    pub(crate) fn answers(&mut self, conn: ConnId, right: bool) {
+        let mut answered = false;
+        for (to, message) in std::mem::take(&mut self.said) {
+            match message {
+                Message::Request(_) if to == conn && answered => self.said.push((to, message)),
+                Message::Request(block) if to == conn => {
+                    answered = true;
+                    self.feed(Input::BlockArrived { conn, block, lay: false });
+                }
+                Message::CvRequest { first, count } => {
+                    let hashes = self.content.cvs[first as usize..(first + count) as usize].to_vec();
+                    self.says(to, Message::Cvs { first, count, hashes });
+                }
+                Message::Request(block) => self.says(to, Message::Reject { block, reason: RejectReason::NoUpload }),
+                _ => {}
+            }
+        }
+        for piece in std::mem::take(&mut self.whole) {
+            let cv = if right { self.content.cvs[piece as usize] } else { [7; 32] };
+            self.feed(Input::Hashed { piece, outcome: Outcome::Cv(cv) });
+        }
+        for piece in std::mem::take(&mut self.commits) {
+            self.feed(Input::Committed { piece });
+        }
+    }
+
+    pub(crate) fn wait_a_moment(&mut self) {
+        self.now = Time(self.now.0 + 10_000);
+        self.feed(Input::Timeout);
+        assert!(self.now < Time(600_000_000), "nothing came of it");
     }
 
     pub(crate) fn stands(&self, conn: ConnId) -> bool {

@@ -4,9 +4,14 @@
 //! flight, and if it never sent a good one, none while others have what we want). A second, different one: barred for an hour. When blocks of one bad piece came from several peers, nobody is
 //! blamed at once: the piece is fetched again from one peer, and whose blocks differ from the good ones is the culprit.
 //! The only holder of anything is never barred.
+//!
+//! A name is what somebody says of itself, and every neighbour knows it: what is held against one counts for that name at
+//! that address ([`Culprit`]), or anybody could have anybody else barred by sending rubbish in its name.
 
 use super::Time;
-use core::net::SocketAddr;
+use super::session::Session;
+use core::net::{IpAddr, SocketAddr};
+use shoal_protocol::address::customer;
 use shoal_protocol::{Hash, PeerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,7 +29,14 @@ pub struct Record {
     pub proven: bool,
     /// Out until then.
     pub barred_until: Time,
+    /// Where it was last reached.
+    addr: Option<SocketAddr>,
+    /// How many were noted before it was last.
+    number: u64,
 }
+
+/// A name, and whose address it came from.
+pub type Culprit = (PeerId, IpAddr);
 
 /// A bad piece that several peers had a hand in.
 #[derive(Debug, Clone)]
@@ -47,16 +59,28 @@ pub struct Suspect {
 impl Suspect {
     /// The peer behind a connection.
     #[must_use]
-    pub fn of(session: &super::session::Session) -> Self {
+    pub fn of(session: &Session) -> Self {
         Self { peer: session.hello.peer, addr: session.dialable.unwrap_or(session.remote) }
+    }
+
+    /// Whom this is held against.
+    #[must_use]
+    pub fn culprit(&self) -> Culprit {
+        (self.peer, customer(self.addr.ip()))
+    }
+
+    /// Whether this connection is its.
+    #[must_use]
+    pub fn is(&self, session: &Session) -> bool {
+        session.hello.peer == self.peer && Self::of(session).culprit() == self.culprit()
     }
 }
 
 /// All that is held against anyone.
 #[derive(Debug, Default)]
 pub struct Blame {
-    records: BTreeMap<PeerId, Record>,
-    by_addr: BTreeMap<SocketAddr, PeerId>,
+    records: BTreeMap<Culprit, Record>,
+    noted: u64,
     /// Bad pieces with several senders.
     pub open: BTreeMap<u32, Suspects>,
 }
@@ -65,14 +89,13 @@ impl Blame {
     /// Notes a bad piece; returns whether the peer is barred now. `proven`: it has sent a good one since it came; `needed`:
     /// it is the only holder of something.
     pub fn bad_piece(&mut self, now: Time, who: Suspect, piece: u32, proven: bool, needed: bool) -> bool {
-        if self.records.len() >= RECORDS && !self.records.contains_key(&who.peer) {
-            self.records.pop_first();
+        if self.records.len() >= RECORDS && !self.records.contains_key(&who.culprit()) {
+            let oldest = self.records.iter().min_by_key(|(_, record)| record.number).map(|(culprit, _)| *culprit);
+            oldest.and_then(|culprit| self.records.remove(&culprit));
         }
-        self.by_addr.insert(who.addr, who.peer);
-        if self.by_addr.len() > RECORDS {
-            self.by_addr.pop_first();
-        }
-        let record = self.records.entry(who.peer).or_default();
+        self.noted += 1;
+        let record = self.records.entry(who.culprit()).or_default();
+        (record.addr, record.number) = (Some(who.addr), self.noted);
         record.bad.insert(piece);
         record.proven |= proven;
         if record.bad.len() >= 2 && !needed {
@@ -83,20 +106,20 @@ impl Blame {
 
     /// What is held against a peer.
     #[must_use]
-    pub fn record(&self, peer: PeerId) -> Option<&Record> {
-        self.records.get(&peer)
+    pub fn record(&self, culprit: Culprit) -> Option<&Record> {
+        self.records.get(&culprit)
     }
 
     /// Whether a peer is out for now.
     #[must_use]
-    pub fn is_barred(&self, now: Time, peer: PeerId) -> bool {
-        self.records.get(&peer).is_some_and(|r| r.barred_until > now)
+    pub fn is_barred(&self, now: Time, culprit: Culprit) -> bool {
+        self.records.get(&culprit).is_some_and(|r| r.barred_until > now)
     }
 
     /// Whether an address belongs to a peer that is out for now.
     #[must_use]
     pub fn addr_is_barred(&self, now: Time, addr: SocketAddr) -> bool {
-        self.by_addr.get(&addr).is_some_and(|peer| self.is_barred(now, *peer))
+        self.records.values().any(|r| r.addr == Some(addr) && r.barred_until > now)
     }
 
     /// The good blocks of a piece are known: who sent others?
@@ -125,10 +148,36 @@ mod tests {
         assert!(!blame.bad_piece(now, who(1), 5, false, false));
         assert!(!blame.bad_piece(now, who(1), 5, true, false), "the same piece again is one");
         assert!(blame.bad_piece(now, who(1), 6, false, false));
-        assert!(blame.addr_is_barred(now, who(1).addr) && blame.is_barred(now, who(1).peer));
-        assert!(!blame.is_barred(now + Duration::from_secs(3_601), who(1).peer));
-        assert!(blame.record(who(1).peer).is_some_and(|record| record.proven), "what it once did right stays");
+        assert!(blame.addr_is_barred(now, who(1).addr) && blame.is_barred(now, who(1).culprit()));
+        assert!(!blame.is_barred(now + Duration::from_secs(3_601), who(1).culprit()));
+        assert!(blame.record(who(1).culprit()).is_some_and(|record| record.proven), "what it once did right stays");
         assert!(!blame.bad_piece(now, who(2), 5, false, true) && !blame.bad_piece(now, who(2), 6, false, true));
+    }
+
+    #[test]
+    fn the_same_name_at_another_address_has_done_nothing() {
+        let mut blame = Blame::default();
+        let masked = Suspect { peer: who(1).peer, ..who(2) };
+        assert!((0..2).map(|piece| blame.bad_piece(Time(0), masked, piece, true, false)).last().unwrap());
+        assert!(blame.is_barred(Time(0), masked.culprit()) && blame.addr_is_barred(Time(0), masked.addr));
+        assert!(!blame.is_barred(Time(0), who(1).culprit()) && blame.record(who(1).culprit()).is_none());
+    }
+
+    #[test]
+    fn the_longest_ago_is_forgotten_first() {
+        let mut blame = Blame::default();
+        let nth = |n: usize| {
+            let mut name = [0; 16];
+            name[..8].copy_from_slice(&(RECORDS - n.min(RECORDS) + 2 * n).to_be_bytes());
+            Suspect { peer: PeerId(name), ..who(1) }
+        };
+        for n in 0..RECORDS {
+            blame.bad_piece(Time(0), nth(n), 0, false, false);
+        }
+        blame.bad_piece(Time(0), nth(0), 1, false, false);
+        blame.bad_piece(Time(0), nth(RECORDS), 0, false, false);
+        assert!(blame.record(nth(0).culprit()).is_some() && blame.record(nth(1).culprit()).is_none());
+        assert_eq!(blame.records.len(), RECORDS);
     }
 
     #[test]

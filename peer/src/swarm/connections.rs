@@ -44,6 +44,11 @@ fn is_stranger(session: &Session, now: Time) -> bool {
     session.incoming && !session.closing && now.since(since) >= after
 }
 
+/// Whether one host can have both addresses, as far as its word may be taken for it.
+fn may_be_one(a: IpAddr, b: IpAddr) -> bool {
+    customer(a) == customer(b) || [a, b].iter().all(|ip| reach(*ip) != Reach::Global)
+}
+
 impl Swarm {
     pub(super) fn connected(&mut self, now: Time, connected: Connected) {
         let Connected { conn, local, remote, dialled, hello, rtt_us } = connected;
@@ -51,10 +56,10 @@ impl Swarm {
         let ours = if dialled.is_some() || self.have.is_complete() { 0 } else { KEPT_FOR_OURS.min(most / 4) };
         let refuse = if hello.peer == self.config.peer {
             Some((GoodbyeReason::Duplicate, None))
-        } else if self.blame.is_barred(now, hello.peer) {
+        } else if self.blame.is_barred(now, (hello.peer, customer(remote.ip()))) {
             Some((GoodbyeReason::Barred, None))
         } else {
-            match self.resolve_duplicate(&hello, dialled.is_some()) {
+            match self.resolve_duplicate(now, &hello, remote.ip(), dialled.is_some()) {
                 Some(other) => Some((GoodbyeReason::Duplicate, Some(other))),
                 None if dialled.is_none() && self.is_crowded(remote.ip()) => Some((GoodbyeReason::TooManyPeers, None)),
                 None if self.open_sessions() >= most - ours
@@ -85,7 +90,7 @@ impl Swarm {
         if let Some(addr) = session.dialable {
             self.book.connected(now, addr, conn);
         }
-        if let Some(record) = self.blame.record(session.hello.peer) {
+        if let Some(record) = self.blame.record(Suspect::of(&session).culprit()) {
             session.probation = true;
             session.proven = record.proven;
             session.refused.extend(record.bad.iter().map(|piece| (*piece, now + BAD_FOR)));
@@ -110,15 +115,22 @@ impl Swarm {
 
     /// Two connections between the same two peers: both sides keep the one that the smaller name dialled. Gives the
     /// older one if that stays.
-    fn resolve_duplicate(&mut self, hello: &Hello, we_dialled: bool) -> Option<ConnId> {
-        let (other, other_incoming) = self
-            .sessions
-            .iter()
-            .find(|(_, s)| s.hello.peer == hello.peer && !s.closing)
-            .map(|(c, s)| (*c, s.incoming))?;
+    ///
+    /// Whether they are the same two is what they say. Another address on the internet makes another peer. In a private
+    /// network hosts have many, but from another one nobody takes the place of a connection that does something: so a name,
+    /// which every neighbour knows, is no means to cut others off.
+    fn resolve_duplicate(&mut self, now: Time, hello: &Hello, remote: IpAddr, we_dialled: bool) -> Option<ConnId> {
+        let twin = |s: &Session| s.hello.peer == hello.peer && !s.closing && may_be_one(s.remote.ip(), remote);
+        let other = self.sessions.iter().find(|(_, s)| twin(s)).map(|(conn, _)| *conn)?;
+        let session = self.sessions.get_mut(&other)?;
+        session.note_moved(now);
+        let elsewhere = customer(session.remote.ip()) != customer(remote);
+        if elsewhere && now.since(session.moved.1) < STRANGER_AFTER {
+            return Some(other);
+        }
         let keep_ours = self.config.peer < hello.peer;
         // Both dialled by the same side: the newer one wins, as the older may be dead without our knowing.
-        if other_incoming != we_dialled || we_dialled == keep_ours {
+        if session.incoming != we_dialled || we_dialled == keep_ours {
             self.close(other, GoodbyeReason::Duplicate);
             None
         } else {
@@ -256,7 +268,9 @@ impl Swarm {
             self.spread = Some(spread);
         }
         self.pex.forget(conn);
-        let again = self.sessions.iter().find(|(_, s)| s.hello.peer == session.hello.peer && !s.closing);
+        let again = self.sessions.iter().find(|(_, s)| {
+            s.hello.peer == session.hello.peer && !s.closing && may_be_one(s.remote.ip(), session.remote.ip())
+        });
         match (again.map(|(c, _)| *c), session.dialable) {
             (Some(other), Some(addr)) => self.book.same_as(addr, other),
             (None, Some(addr)) if session.unwelcome && !session.refused_here => {

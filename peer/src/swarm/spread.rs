@@ -22,14 +22,16 @@ const ENOUGH: u32 = 3;
 pub struct Spread {
     /// To whom each piece was given; `None`: not yet.
     given: Vec<Option<ConnId>>,
-    /// How many others than that one have it.
+    /// How many others than that one say that they have it.
     relays: Vec<u32>,
-    /// Pieces that were given out, or that others brought, and of these those that were neither given to anybody nor sent: they
-    /// are only said to be there, and are given out once all others are.
+    /// Pieces that were given out, or that others say they have.
     out: Bitfield,
+    /// Of these those that only others say they have: they are given out too, once all the rest is.
     said: Bitfield,
-    /// How many bytes of each piece we sent, and which pieces left us whole or that somebody else has.
+    /// How many bytes of each piece we sent, and which pieces left us whole.
     sent: Vec<u32>,
+    whole: Bitfield,
+    /// Pieces that left us whole or that others say they have.
     left: Bitfield,
     /// Where the search for the next piece goes on.
     next: u32,
@@ -48,6 +50,7 @@ impl Spread {
             out: Bitfield::none(pieces),
             said: Bitfield::none(pieces),
             sent: vec![0; pieces as usize],
+            whole: Bitfield::none(pieces),
             left: Bitfield::none(pieces),
             next: start % pieces.max(1),
             backlog: BTreeMap::new(),
@@ -77,15 +80,13 @@ impl Spread {
         }
         self.leechers -= 1;
         for piece in 0..self.given.len() as u32 {
-            match self.given[piece as usize] {
-                Some(owner) if owner == conn => {
-                    self.given[piece as usize] = None;
-                    if !held_by_others(piece) {
-                        self.out.set(piece, false);
-                    }
+            if self.given[piece as usize] == Some(conn) {
+                self.given[piece as usize] = None;
+                if !held_by_others(piece) {
+                    self.out.set(piece, false);
                 }
-                Some(_) if had.has(piece) => self.uncount(piece),
-                _ => {}
+            } else if had.has(piece) {
+                self.uncount(piece);
             }
         }
         self.recount();
@@ -122,32 +123,34 @@ impl Spread {
 
     /// A peer lost a piece again.
     pub fn lost(&mut self, conn: ConnId, piece: u32) {
-        if let Some(owner) = self.given[piece as usize]
-            && owner != conn
-            && self.backlog.contains_key(&conn)
+        let owner = self.given[piece as usize];
+        if owner == Some(conn) || !self.backlog.contains_key(&conn) {
+            return;
+        }
+        self.uncount(piece);
+        if let Some(owner) = owner
+            && self.relays[piece as usize] < self.enough()
         {
-            self.uncount(piece);
-            if self.relays[piece as usize] < self.enough() {
-                self.add(owner, 1);
-            }
+            self.add(owner, 1);
         }
     }
 
     /// A peer has a piece now, wherever it got it.
     pub fn has(&mut self, conn: ConnId, piece: u32) {
-        if self.out.set(piece, true) {
+        if self.out.set(piece, true) && !self.whole.has(piece) {
             self.said.set(piece, true);
         }
         self.left.set(piece, true);
-        if let Some(owner) = self.given[piece as usize]
-            && owner != conn
-            && self.backlog.contains_key(&conn)
-        {
-            if self.relays[piece as usize] < self.enough() {
-                self.add(owner, -1);
-            }
-            self.relays[piece as usize] += 1;
+        let owner = self.given[piece as usize];
+        if owner == Some(conn) || !self.backlog.contains_key(&conn) {
+            return;
         }
+        if let Some(owner) = owner
+            && self.relays[piece as usize] < self.enough()
+        {
+            self.add(owner, -1);
+        }
+        self.relays[piece as usize] += 1;
     }
 
     /// A piece can't be given out any more.
@@ -167,6 +170,7 @@ impl Spread {
         let again = length.saturating_sub(piece_length - *sent);
         *sent += length - again;
         if *sent == piece_length {
+            self.whole.set(piece, true);
             self.left.set(piece, true);
         }
         if early { again } else { 0 }
@@ -217,8 +221,7 @@ impl Spread {
             self.out.set(piece, true);
             self.said.set(piece, false);
             self.given[piece as usize] = Some(conn);
-            self.relays[piece as usize] = 0;
-            self.add(conn, self.enough().into());
+            self.add(conn, self.enough().saturating_sub(self.relays[piece as usize]).into());
             return Some(piece);
         }
         None

@@ -277,12 +277,6 @@ impl Swarm {
         self.spread.is_some()
     }
 
-    /// Whether a peer with this name is connected already.
-    #[must_use]
-    pub fn is_connected(&self, peer: shoal_protocol::PeerId) -> bool {
-        self.sessions.values().any(|s| s.hello.peer == peer && !s.closing)
-    }
-
     pub(super) fn our_name(&self) -> PeerId {
         self.config.peer
     }

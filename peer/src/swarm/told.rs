@@ -1,5 +1,6 @@
 //! What peers say they have, or have no longer.
 
+use super::blame::Suspect;
 use super::session::Session;
 use super::state::Swarm;
 use super::waste::Cause;
@@ -85,7 +86,7 @@ impl Swarm {
             }
             // What it rejected for want of it can be asked for again, what it sent wrong can not.
             if !session.refused.is_empty() {
-                let bad = self.blame.record(session.hello.peer).is_some_and(|r| r.bad.contains(&piece));
+                let bad = self.blame.record(Suspect::of(session).culprit()).is_some_and(|r| r.bad.contains(&piece));
                 if !bad {
                     session.refused.remove(&piece);
                 }

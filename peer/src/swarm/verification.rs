@@ -88,7 +88,7 @@ impl Swarm {
     }
 
     pub(super) fn convict(&mut self, now: Time, who: Suspect, piece: u32) {
-        let conn = self.sessions.iter().find(|(_, s)| s.hello.peer == who.peer && !s.closing).map(|(c, _)| *c);
+        let conn = self.sessions.iter().find(|(_, s)| who.is(s) && !s.closing).map(|(c, _)| *c);
         // Counting only pieces that we lack: would we be stuck without it?
         let needed = conn.and_then(|c| self.sessions.get(&c)).is_some_and(|s| {
             s.have.ones().any(|p| !self.have.has(p) && p != piece && self.picker.availability(p) <= 1)

@@ -1,0 +1,92 @@
+//! Names are what peers say of themselves, and each neighbour knows them: who takes another's can't harm it by that.
+
+use crate::siege::{HONEST, Siege, evil};
+use shoal_peer::swarm::Input;
+use shoal_protocol::message::{Block, GoodbyeReason};
+use shoal_protocol::{Message, PeerId};
+use std::net::SocketAddr;
+
+/// Above and below the name of the one that is besieged.
+const NAMES: [PeerId; 2] = [PeerId([0x01; 16]), PeerId([0xfe; 16])];
+
+#[test]
+fn who_comes_from_elsewhere_under_the_name_of_a_neighbour_does_not_cut_it_off() {
+    let near = SocketAddr::from(([10, 0, 0, 1], 7171));
+    for (name, dialled, honest, other) in NAMES.iter().flat_map(|name| {
+        let addresses = [(HONEST, evil(1)), (near, SocketAddr::from(([10, 0, 0, 66], 40_000)))];
+        addresses.into_iter().flat_map(|(a, b)| [false, true].map(|dialled| (*name, dialled, a, b)))
+    }) {
+        let mut siege = Siege::new(true);
+        let first = siege.connect_as(name, honest, dialled, false);
+        for _ in 0..20 {
+            siege.asks(first, 3, 1_000);
+            while let Some((conn, block)) = siege.sending.pop() {
+                siege.feed(Input::BlockSent { conn, block });
+            }
+            siege.connect_as(name, other, false, false);
+            assert!(siege.stands(first), "{name:?}, dialled: {dialled}, from {other}");
+            siege.wait(3);
+        }
+    }
+}
+
+#[test]
+fn who_has_the_name_of_another_does_not_keep_it_out() {
+    for (name, dialled) in NAMES.iter().flat_map(|name| [false, true].map(|dialled| (*name, dialled))) {
+        let mut siege = Siege::new(true);
+        let fake = siege.connect_as(name, evil(1), false, false);
+        let real = siege.connect_as(name, HONEST, dialled, false);
+        assert!(siege.stands(real) && siege.stands(fake), "{name:?}, dialled: {dialled}");
+    }
+}
+
+#[test]
+fn who_changed_its_address_takes_its_own_place_in_a_private_network() {
+    for name in NAMES {
+        let mut siege = Siege::new(true);
+        let first = siege.connect_as(name, SocketAddr::from(([10, 0, 0, 1], 40_000)), false, false);
+        siege.wait(11);
+        let again = siege.connect_as(name, SocketAddr::from(([10, 0, 0, 2], 40_000)), false, false);
+        assert!(siege.stands(again) && !siege.stands(first), "{name:?}");
+    }
+}
+
+#[test]
+fn who_comes_again_from_where_it_was_takes_its_own_place_at_once() {
+    for name in NAMES {
+        let mut siege = Siege::new(true);
+        let first = siege.connect_as(name, evil(1), false, false);
+        let again = siege.connect_as(name, evil(1), false, false);
+        assert!(siege.stands(again) && !siege.stands(first), "{name:?}");
+        assert_eq!(siege.refused, [(first, GoodbyeReason::Duplicate)]);
+    }
+}
+
+#[test]
+fn rubbish_sent_in_the_name_of_another_bars_who_sent_it_and_not_the_other() {
+    let mut siege = Siege::new(false);
+    let name = NAMES[0];
+    // Somebody else has it all too, and gives nothing: nobody is needed.
+    siege.connect(SocketAddr::from(([9, 5, 5, 5], 7171)), true, true);
+    for round in 0..2 {
+        let fake = siege.connect_as(name, evil(1), false, true);
+        assert!(siege.stands(fake), "round {round}: {:?}, {}", siege.refused, siege.swarm.have().count());
+        // One piece that is right makes up for much.
+        while siege.swarm.have().count() < round + 1 {
+            siege.wait_a_moment();
+            siege.answers(fake, true);
+        }
+        while siege.stands(fake) {
+            siege.wait_a_moment();
+            siege.answers(fake, false);
+        }
+        siege.wait(61);
+    }
+    let fake = siege.connect_as(name, evil(1), false, true);
+    assert_eq!(siege.refused.last(), Some(&(fake, GoodbyeReason::Barred)));
+    let honest = siege.connect_as(name, HONEST, true, true);
+    assert!(siege.stands(honest));
+    siege.wait_a_moment();
+    let asked = siege.said.iter().any(|(c, m)| *c == honest && matches!(m, Message::Request(Block { .. })));
+    assert!(asked, "it is asked as anybody is");
+}
