@@ -10,6 +10,7 @@ mod hostile;
 mod lines;
 mod mob;
 mod names;
+mod proofs;
 mod siege;
 mod speed;
 mod stalls;

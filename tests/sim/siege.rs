@@ -3,7 +3,7 @@
 use harness::loopback::{Content, hello};
 use shoal_peer::swarm::{Config, ConnId, Connected, Input, Outcome, Output, Swarm, Time};
 use shoal_protocol::message::{Block, GoodbyeReason, Hello, RejectReason};
-use shoal_protocol::{Bitfield, Message, PeerId};
+use shoal_protocol::{Bitfield, Geometry, Message, PeerId};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -33,23 +33,31 @@ pub(crate) struct Siege {
 
 impl Siege {
     pub(crate) fn new(complete: bool) -> Self {
-        Self::of(complete, false)
+        let content = Content::file(33, 1 << 20, 1 << 16);
+        let geometry = content.manifest.geometry().clone();
+        Self::of(content, geometry, complete, false)
     }
 
     pub(crate) fn origin() -> Self {
-        Self::of(true, true)
+        let content = Content::file(33, 1 << 20, 1 << 16);
+        let geometry = content.manifest.geometry().clone();
+        Self::of(content, geometry, true, true)
     }
 
-    fn of(complete: bool, origin: bool) -> Self {
-        let content = Content::file(33, 1 << 20, 1 << 16);
-        let geometry = content.manifest.geometry();
+    /// A fetch of a GiB that nobody has.
+    pub(crate) fn large() -> Self {
+        let geometry = Geometry::new(1 << 20, [(0, 1 << 30)].into_iter()).unwrap();
+        Self::of(Content::file(33, 1 << 10, 1 << 16), geometry, false, false)
+    }
+
+    fn of(content: Content, geometry: Geometry, complete: bool, origin: bool) -> Self {
         let pieces = geometry.pieces();
         let config = Config {
-            geometry: Arc::new(geometry.clone()),
             roots: geometry.large().iter().map(|large| content.manifest.root(large.entry)).collect(),
+            cvs: (0..pieces).map(|n| content.cvs.get(n as usize).copied().filter(|_| complete)).collect(),
+            geometry: Arc::new(geometry),
             peer: PeerId([0x55; 16]),
             have: if complete { Bitfield::all(pieces) } else { Bitfield::none(pieces) },
-            cvs: content.cvs.iter().map(|cv| complete.then_some(*cv)).collect(),
             origin,
             upload: true,
             max_peers: MAX,
@@ -60,7 +68,19 @@ impl Siege {
         };
         let swarm = Swarm::new(Time(0), config);
         let (open, refused, dialled) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { swarm, now: Time(0), next: 1, content, open, refused, dialled, sending: Vec::new(), said: Vec::new(), whole: Vec::new(), commits: Vec::new() }
+        Self {
+            swarm,
+            now: Time(0),
+            next: 1,
+            content,
+            open,
+            refused,
+            dialled,
+            sending: Vec::new(),
+            said: Vec::new(),
+            whole: Vec::new(),
+            commits: Vec::new(),
+        }
     }
 
     pub(crate) fn feed(&mut self, input: Input) {
@@ -129,6 +149,23 @@ impl Siege {
 
     pub(crate) fn asks(&mut self, conn: ConnId, piece: u32, length: u32) {
         self.says(conn, Message::Request(Block { piece, offset: 0, length }));
+    }
+
+    /// Gives whatever blocks are asked of it, and no CVs. Returns their bytes.
+    pub(crate) fn answers_without_cvs(&mut self, conn: ConnId) -> u64 {
+        let mut bytes = 0;
+        for (to, message) in std::mem::take(&mut self.said) {
+            if let Message::Request(block) = message
+                && to == conn
+            {
+                bytes += u64::from(block.length);
+                self.feed(Input::BlockArrived { conn, block, lay: false });
+            }
+        }
+        for piece in std::mem::take(&mut self.whole) {
+            self.feed(Input::Hashed { piece, outcome: Outcome::Cv([7; 32]) });
+        }
+        bytes
     }
 
     /// Answers one block that was asked of it, right or wrong. Others give nothing but the CVs as they are.

@@ -52,6 +52,12 @@ impl CvBook {
         self.cvs[self.geometry.cv_index(piece)? as usize]
     }
 
+    /// Whether a piece needs a CV that isn't known.
+    #[must_use]
+    pub fn lacks(&self, piece: u32) -> bool {
+        self.geometry.cv_index(piece).is_some_and(|at| self.cvs[at as usize].is_none())
+    }
+
     /// Whether everything needed to check any piece is known.
     #[must_use]
     pub fn is_complete(&self) -> bool {

@@ -148,6 +148,9 @@ impl Swarm {
     /// Whether the peer may be given another piece.
     pub(super) fn may_start(&mut self, now: Time, conn: ConnId) -> bool {
         let Some(session) = self.sessions.get(&conn) else { return false };
+        if self.awaits_cvs() {
+            return false;
+        }
         if session.busy_until > now && self.has_other_givers(now, conn) {
             return false;
         }
