@@ -114,3 +114,16 @@ fn who_says_to_have_it_all_does_not_end_what_an_origin_gives_out() {
     assert_eq!(assigned, (0..16).collect::<Vec<_>>(), "each once, as if the other weren't there");
     assert!(siege.open.len() < MAX);
 }
+
+#[test]
+fn who_has_all_and_loses_it_again_and_again_is_sent_away() {
+    let mut siege = Siege::new(false);
+    let evil = siege.connect(evil(1), true, true);
+    let times = (0..100).take_while(|_| {
+        siege.says(evil, Message::Unhave(vec![(0, 1)]));
+        siege.says(evil, Message::Have(vec![(0, 1)]));
+        siege.stands(evil)
+    });
+    // As often as somebody's disk may fail it.
+    assert_eq!(times.count(), 8);
+}

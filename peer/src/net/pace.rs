@@ -32,7 +32,10 @@ impl Pace {
                 let pieces = list.iter().map(|(_, count)| u64::from(*count)).sum::<u64>() / 8;
                 u32::try_from(pieces).unwrap_or(u32::MAX).saturating_add(10 + list.len() as u32)
             }
-            Message::Busy { peers, .. } => 10 + 10 * peers.len() as u32,
+            // Each has the turns of all looked at, or what others are to be asked for.
+            Message::Request(_) | Message::RequestAny | Message::Cancel(_) | Message::Assign { .. } => 20,
+            Message::Reject { .. } => 20,
+            Message::Busy { peers, .. } => 50 + 10 * peers.len() as u32,
             Message::KeepAlive | Message::Ping { .. } | Message::Pong { .. } => {
                 self.empty += 1;
                 1
@@ -73,7 +76,8 @@ mod tests {
             (Message::Pex { added: Vec::new(), dropped: Vec::new() }, 400),
             (Message::Have(vec![(0, 4_000_000)]), 0),
             (Message::Have(vec![(0, 1)]), 36_363),
-            (Message::Request(block), 400_000),
+            (Message::Request(block), 20_000),
+            (Message::Block(block), 400_000),
         ] {
             // Again where a second ended in between.
             let fits = || {

@@ -17,6 +17,8 @@ use tokio::net::tcp::OwnedReadHalf;
 /// What is read at once where frames are expected, and where a block's header is: most of that is payload.
 const AHEAD: usize = 8 << 10;
 const AHEAD_IN_BLOCKS: usize = 256;
+/// So many frames of one peer are looked at before others get a turn of this thread.
+const FRAMES_AT_ONCE: u32 = 128;
 /// How often a block that arrives slowly is reported, and how much of it must have come: crumbs are no progress.
 const PROGRESS: (Duration, usize) = (Duration::from_millis(250), 8 << 10);
 /// A block whose payload stops for this long, or takes [`PAYLOAD_SLOW`] in all, ends the connection: it holds a buffer.
@@ -91,12 +93,17 @@ impl Reader {
     pub(super) async fn run(&mut self) -> Result<(), ReadEnd> {
         loop {
             // Whether the last frame was a block, so that the next one most likely is one, too.
-            let mut in_blocks = false;
+            let (mut in_blocks, mut frames) = (false, 0_u32);
             while let Some(message) = self.frame()? {
                 if let Some(rest) = self.pace.note(&message) {
                     tokio::time::sleep(rest).await;
                 }
                 in_blocks = matches!(message, Message::Block(_));
+                // Thousands lie in what was read; others have a word to say, too.
+                frames += 1;
+                if frames.is_multiple_of(FRAMES_AT_ONCE) {
+                    tokio::task::yield_now().await;
+                }
                 let message = match message {
                     Message::Block(block) => {
                         self.payload(block).await?;

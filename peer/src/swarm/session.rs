@@ -33,6 +33,8 @@ pub struct Session {
     pub told: bool,
     /// It is to be closed; nothing more is asked or sent.
     pub closing: bool,
+    /// How often it had everything and lost some of it.
+    pub falls: u32,
     /// It was counted as finished.
     pub counted_finished: bool,
     /// The remote socket address.
@@ -156,6 +158,7 @@ impl Session {
             cv_late: None,
             delivered: 0,
             moved: (0, now),
+            falls: 0,
             counted_finished: false,
             refused_here: false,
             unwelcome: false,

@@ -303,7 +303,7 @@ impl Swarm {
             }
             Message::Unhave(list) => {
                 session.check_ranges(&list)?;
-                self.told_unhave(now, conn, &list);
+                self.told_unhave(now, conn, &list)?;
             }
             Message::Request(block) => self.asked_block(now, conn, block)?,
             Message::RequestAny => self.asked_any(now, conn)?,
@@ -330,8 +330,8 @@ impl Swarm {
                     for addr in peers {
                         self.book.hear(now, addr, false, trust);
                     }
+                    self.refill_all(now);
                 }
-                self.refill_all(now);
             }
             Message::CvRequest { first, count } => {
                 if first.checked_add(count).is_none_or(|end| end > self.geometry.pieces()) {

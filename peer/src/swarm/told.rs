@@ -14,6 +14,9 @@ use std::time::Duration;
 /// had a twentieth of what crossed filled with haves.
 const FAR_HAVE_DELAY: Duration = Duration::from_millis(250);
 
+/// So often a peer that has everything may lose pieces, on one connection.
+const FALLS_MAX: u32 = 8;
+
 impl Swarm {
     pub(super) fn told_bitfield(&mut self, now: Time, conn: ConnId, message: &Message) -> Result<(), WireError> {
         let pieces = self.geometry.pieces();
@@ -129,19 +132,23 @@ impl Swarm {
         self.refill(now, conn);
     }
 
-    pub(super) fn told_unhave(&mut self, now: Time, conn: ConnId, list: &[(u32, u32)]) {
-        let Some(session) = self.sessions.get_mut(&conn) else { return };
+    pub(super) fn told_unhave(&mut self, now: Time, conn: ConnId, list: &[(u32, u32)]) -> Result<(), WireError> {
+        let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
         if !session.told {
-            return;
+            return Ok(());
         }
         if session.have.is_complete() && !list.is_empty() {
-            // It counts as a leecher from now on.
+            // It counts as a leecher from now on: that takes a look at each piece, so nobody may do so without end.
+            session.falls += 1;
+            if session.falls > FALLS_MAX {
+                return Err(WireError::Unexpected("a seed that loses pieces again and again"));
+            }
             self.picker.count_seed(false);
             for piece in 0..self.geometry.pieces() {
                 self.picker.increment(piece);
             }
         }
-        let mut gone = Vec::new();
+        let mut gone = false;
         for piece in list.iter().flat_map(|(first, count)| *first..first + count) {
             if session.have.set(piece, false) {
                 self.picker.decrement(piece);
@@ -154,16 +161,20 @@ impl Swarm {
                 if let Some(spread) = &mut self.spread {
                     spread.lost(conn, piece);
                 }
-                gone.push(piece);
+                gone = true;
             }
+        }
+        if !gone {
+            return Ok(());
         }
         self.turns.note(conn, session);
         let owed: Vec<Block> =
-            session.pipeline.asked.iter().map(|a| a.block).filter(|b| gone.contains(&b.piece)).collect();
+            session.pipeline.asked.iter().map(|a| a.block).filter(|b| !session.have.has(b.piece)).collect();
         for block in owed {
             self.withdraw(now, conn, block, Cause::Needless, false);
         }
         self.refill_all(now);
+        Ok(())
     }
 
     /// Tells of the pieces that are had since the last time. Who lacks one hears of it at once, as does an origin, which

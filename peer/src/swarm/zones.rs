@@ -60,6 +60,9 @@ pub fn nearness((ours, local): (&str, IpAddr), (theirs, remote): (&str, IpAddr))
     ours.split('/').zip(theirs.split('/')).take(DEEPEST).take_while(|(a, b)| a == b).count() as u8
 }
 
+/// With more pieces than this, shares aren't settled anew at once.
+const SHARED_AT_ONCE: u32 = 4_096;
+
 /// Who brings which pieces from peers of one nearness.
 #[derive(Debug, Default)]
 struct Shares {
@@ -219,12 +222,16 @@ impl Swarm {
         let lowest = open().map(|s| s.nearness).min();
         let highest = open().map(|s| s.nearness).max();
         self.sort_turns();
-        if lowest == highest {
+        if lowest == highest || self.told_complete {
             self.zones.shares = Default::default();
             self.zones.open = false;
             return;
         }
-        self.share_out(now);
+        // That looks at each piece for each member. Of a large content it is done once a second, whoever comes and goes.
+        let first = self.zones.shares.iter().all(|s| s.owners.is_empty());
+        if first || self.geometry.pieces() <= SHARED_AT_ONCE {
+            self.share_out(now);
+        }
     }
 
     /// Settles who brings which pieces.
