@@ -13,7 +13,7 @@ use crate::patience::{Pace, Paced};
 use crate::payload::Payload;
 use crate::quick::{MAX_HEAD_BYTES, MAX_HEADERS};
 use crate::routes::{Route, byte_range, route};
-use crate::service::{HEAVY_MIB, Service};
+use crate::service::{HEAVY_MIB, SPELLED_KIB, Service};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -27,10 +27,11 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// The least that hyper accepts, and enough for any head.
@@ -237,7 +238,7 @@ impl Service {
             answer.headers_mut().insert(header::LOCATION, location);
             return Ok(answer);
         }
-        let permit = self.heavy(length * 4).await?;
+        let _permit = self.heavy(length * 4).await?;
         let source = self.inner.manifests.clone();
         let manifest = blocking(move || source.manifest(&id)).await?.ok_or_else(|| unknown(&id))?;
         if binary {
@@ -245,8 +246,10 @@ impl Service {
             drop(manifest);
             return self.file(headers, id, Part::Manifest, MANIFEST_TYPE, Some(content_length)).await;
         }
+        let kib = u32::try_from(size >> 10).unwrap_or(u32::MAX).min(SPELLED_KIB);
+        let spelled = budget(&self.inner.spelled, kib).await?;
         let text = blocking(move || manifest.to_json()).await?;
-        let mut answer = Response::new(Payload::holding(text, permit));
+        let mut answer = Response::new(Payload::holding(text, Some(spelled)));
         answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
         answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
         Ok(answer)
@@ -377,11 +380,15 @@ impl Service {
         if mib == 0 {
             return Ok(None);
         }
-        let wait = tokio::time::timeout(HEAVY_WAIT, self.inner.heavy.clone().acquire_many_owned(mib)).await;
-        match wait {
-            Ok(Ok(permit)) => Ok(Some(permit)),
-            _ => Err(Refused::later(503, "busy with other large manifests; try again", 5)),
-        }
+        budget(&self.inner.heavy, mib).await.map(Some)
+    }
+}
+
+/// Takes part of a budget, once there is enough of it.
+async fn budget(of: &Arc<Semaphore>, permits: u32) -> Result<OwnedSemaphorePermit, Refused> {
+    match tokio::time::timeout(HEAVY_WAIT, of.clone().acquire_many_owned(permits)).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(Refused::later(503, "busy with other large manifests; try again", 5)),
     }
 }
 

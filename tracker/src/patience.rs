@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+/// Who takes less of an answer than this within [`Timeouts::idle`] is too slow.
+const ANSWER_STEP: u64 = 64 << 10;
+
 const FRESH: u8 = 0;
 const HEAD: u8 = 1;
 const BUSY: u8 = 2;
@@ -23,11 +26,18 @@ pub(crate) struct Pace {
     start: Instant,
     phase: AtomicU8,
     since_ms: AtomicU64,
+    /// Bytes of an answer that went out since that counted as progress.
+    sent: AtomicU64,
 }
 
 impl Pace {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { start: Instant::now(), phase: AtomicU8::new(FRESH), since_ms: AtomicU64::new(0) })
+        Arc::new(Self {
+            start: Instant::now(),
+            phase: AtomicU8::new(FRESH),
+            since_ms: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+        })
     }
 
     fn enter(&self, phase: u8) -> u64 {
@@ -150,9 +160,32 @@ impl<IO: Write + Unpin> Write for Paced<IO> {
 
 impl<IO> Paced<IO> {
     fn wrote(&self, done: &Poll<io::Result<usize>>) {
+        let Poll::Ready(Ok(bytes)) = done else { return };
+        let sent = self.pace.sent.fetch_add(*bytes as u64, Ordering::Relaxed) + *bytes as u64;
         // A head that comes slowly is not helped by an answer that goes out meanwhile.
-        if matches!(done, Poll::Ready(Ok(_))) && self.pace.phase.load(Ordering::Relaxed) != HEAD {
+        if sent >= ANSWER_STEP && self.pace.phase.load(Ordering::Relaxed) != HEAD {
+            self.pace.sent.store(0, Ordering::Relaxed);
             self.pace.progress();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_taken_in_crumbs_makes_no_progress() {
+        let pace = Pace { start: Instant::now() - Duration::from_secs(60), ..Arc::into_inner(Pace::new()).unwrap() };
+        let paced = Paced { ahead: Vec::new(), io: (), pace: Arc::new(pace) };
+        paced.pace.phase.store(IDLE, Ordering::Relaxed);
+        let at = || paced.pace.since_ms.load(Ordering::Relaxed);
+        for _ in 0..(ANSWER_STEP - 1) {
+            paced.wrote(&Poll::Ready(Ok(1)));
+        }
+        paced.wrote(&Poll::Pending);
+        assert_eq!(at(), 0);
+        paced.wrote(&Poll::Ready(Ok(1)));
+        assert!(at() >= 60_000);
     }
 }

@@ -24,15 +24,18 @@ const SWEEP_BUDGET: usize = 2_000;
 const ADMIN_CONNECTIONS: usize = 64;
 /// Memory for the bodies of all manifest requests at one time, in MiB.
 pub(crate) const HEAVY_MIB: u32 = 512;
+/// Memory for manifests spelled out as JSON while they are sent, in all. Apart from [`HEAVY_MIB`]: programs ask for the binary
+/// form, which is read from the disk as it goes, and who reads slowly must not keep that from them.
+pub(crate) const SPELLED_KIB: u32 = 256 << 10;
 
-/// How long a connection may take; see threats C5 in the words of `http.rs`.
+/// How long a connection may take.
 #[derive(Debug, Clone)]
 pub struct Timeouts {
     /// From a request's first byte to the end of its head; also from connecting to the first byte.
     pub head: Duration,
     /// Without a byte of the body.
     pub body: Duration,
-    /// Between requests, and without progress of an answer.
+    /// Between requests, and for each 64 KiB of an answer.
     pub idle: Duration,
 }
 
@@ -125,6 +128,7 @@ pub(crate) struct Inner {
     pub(crate) manifests: Arc<dyn ManifestSource>,
     pub(crate) counters: Counters,
     pub(crate) heavy: Arc<Semaphore>,
+    pub(crate) spelled: Arc<Semaphore>,
     pub(crate) large: Arc<Semaphore>,
     pub(crate) doors: Doors,
     pub(crate) admin_doors: Doors,
@@ -155,6 +159,7 @@ impl Service {
             manifests,
             counters: Counters::default(),
             heavy: Arc::new(Semaphore::new(HEAVY_MIB as usize)),
+            spelled: Arc::new(Semaphore::new(SPELLED_KIB as usize)),
             large: Arc::new(Semaphore::new(crate::front::LARGE_MOST)),
             doors: Doors::new(config.max_connections, config.max_connections_per_address),
             admin_doors: Doors::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS),
