@@ -4,9 +4,9 @@
 use crate::run;
 use harness::loopback::{Content, Evil, PATIENCE, complete, engine, hello};
 use shoal_peer::engine::Engine;
-use shoal_protocol::Message;
 use shoal_protocol::announce::StopReason;
-use shoal_protocol::message::{Block, GoodbyeReason, PexPeer, RejectReason};
+use shoal_protocol::message::{Block, GoodbyeReason, Hello, PexPeer, RejectReason};
+use shoal_protocol::{Message, PeerId};
 use std::future::Future;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -182,6 +182,22 @@ fn who_dials_in_a_crowd_of_honest_ones_is_answered() {
         let answers = tokio::time::timeout(PATIENCE, tasks.join_all()).await.unwrap();
         let closed: Vec<_> = answers.iter().filter(|answer| !matches!(answer, Ok(true))).collect();
         assert!(closed.is_empty(), "{} closed: {:?}", closed.len(), closed.first());
+    }));
+}
+
+#[test]
+fn who_only_wants_manifests_keeps_no_peer_out() {
+    run(with_seed(|addr, content| async move {
+        let mut held = Vec::new();
+        for n in 0..300_u32 {
+            let mut peer = [9; 16];
+            peer[..4].copy_from_slice(&n.to_le_bytes());
+            let hello = Hello { peer: PeerId(peer), needs_manifest: true, ..hello(content.swarm(), 1) };
+            held.extend(Evil::dial(addr, &hello).await.ok());
+        }
+        assert!((64..300).contains(&held.len()), "{} have a place", held.len());
+        let honest = Evil::dial(addr, &hello(content.swarm(), 1)).await.unwrap();
+        assert!(honest.hello.is_some());
     }));
 }
 

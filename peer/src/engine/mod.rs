@@ -14,6 +14,7 @@ use crate::net::buffers::{BUFFERS, Pool};
 use crate::net::connection::Shared;
 use crate::net::core::{Content, Core, OwnManifests};
 use crate::net::disk::{Disk, Place};
+use crate::net::doors::HTTP_MAX;
 use crate::net::driver::Driver;
 use crate::net::events::{Event, Events};
 use crate::net::http_client::HttpClient;
@@ -22,7 +23,7 @@ use crate::net::listener;
 use crate::net::manifest_server::ManifestBytes;
 use crate::net::relays::Relays;
 use crate::net::swarm_io::Work;
-use crate::store::{Download, Source};
+use crate::store::{Download, Source, descriptors};
 use crate::swarm;
 use shoal_protocol::announce::StopReason;
 use shoal_protocol::link::Url;
@@ -138,7 +139,10 @@ impl Engine {
             next_content: AtomicU64::new(0),
             config,
         });
-        let service_config = ServiceConfig { announces: core.config.tracker, ..ServiceConfig::default() };
+        let files = usize::try_from(descriptors()).unwrap_or(usize::MAX);
+        let max_connections = HTTP_MAX.min(files / 4);
+        let service_config =
+            ServiceConfig { announces: core.config.tracker, max_connections, ..ServiceConfig::default() };
         let service = Service::new(service_config, Arc::new(OwnManifests(Arc::downgrade(&core))));
         core.tasks.spawn(sweep(service.clone(), core.cancel.clone()));
         let _ = core.service.set(service);

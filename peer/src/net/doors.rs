@@ -1,20 +1,27 @@
-//! What bounds the connections that others make: places for peers and for HTTP, of each address and in all.
+//! What bounds the connections that others make: places for peers, of each address and in all. HTTP has its own budget
+//! ([`HTTP_MAX`], kept by the service behind it), so that neither keeps the other out.
 
-use super::half_open::{HALF_OPEN_MAX, HalfOpen, one_less};
+use super::half_open::{GREETS_WITHIN, HALF_OPEN_MAX, HalfOpen, one_less};
 use shoal_protocol::address::{Reach, customer, reach};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// HTTP connections at once. Peers have a budget of their own, so that neither keeps the other out.
-const HTTP_MAX: usize = 512;
+/// HTTP connections at once; the one that has been idle longest makes room for another.
+pub const HTTP_MAX: usize = 512;
 /// Peers that dialled us at once, over all contents, unless the user wants more for one.
 const PEERS_MAX: usize = 200;
 /// Places beside [`PEERS_MAX`] for those whose address has fewer than another: of that one the swarm ends a connection, or it
 /// is ending one already. A crowd that is told to go, and comes again at once, would else fill all places with connections
 /// that are ending.
 const PEERS_BESIDE: usize = 64;
+/// Those that have yet to get the manifest are no peers: no content knows them, so a place of theirs goes as that of a
+/// half-open connection does. They take one or two segments, most of them.
+const NEWCOMERS_MAX: usize = 200;
+/// How long one keeps its place against its own crowd.
+const NEWCOMER_KEEPS: Duration = Duration::from_secs(10);
 /// Connections from one address on the internet; private networks and this host are spared, as many share one there.
 const PER_ADDRESS_MAX: usize = 16;
 /// Peers among them.
@@ -22,10 +29,10 @@ const PEERS_PER_ADDRESS_MAX: usize = 4;
 
 /// Which places are taken.
 pub(super) struct Doors {
-    http: Arc<Semaphore>,
     peers: Arc<Semaphore>,
     beside: Arc<Semaphore>,
     pub(super) half_open: HalfOpen,
+    pub(super) newcomers: HalfOpen,
     per_address: PerAddress,
     peers_per_address: PerAddress,
 }
@@ -42,10 +49,10 @@ impl Doors {
     pub(super) fn new(max_peers: usize, descriptors: usize) -> Self {
         let places = |count: usize| Arc::new(Semaphore::new(count));
         Self {
-            http: places(HTTP_MAX.min(descriptors / 4)),
             peers: places(PEERS_MAX.max(max_peers).min(descriptors / 2)),
             beside: places(PEERS_BESIDE.min(descriptors / 8)),
-            half_open: HalfOpen::new(HALF_OPEN_MAX.min(descriptors / 8).max(1)),
+            half_open: HalfOpen::new(HALF_OPEN_MAX.min(descriptors / 8).max(1), GREETS_WITHIN),
+            newcomers: HalfOpen::new(NEWCOMERS_MAX.min(descriptors / 8).max(1), NEWCOMER_KEEPS),
             per_address: PerAddress::new(PER_ADDRESS_MAX),
             peers_per_address: PerAddress::new(PEERS_PER_ADDRESS_MAX),
         }
@@ -54,11 +61,6 @@ impl Doors {
     /// Counts a connection from this address, unless it has too many.
     pub(super) fn count(&self, ip: IpAddr) -> Option<Counted> {
         self.per_address.count(ip)
-    }
-
-    /// A place for HTTP, if there is one.
-    pub(super) fn http(&self) -> Option<OwnedSemaphorePermit> {
-        place(&self.http)
     }
 
     /// A place for a peer from this address, if there is one.

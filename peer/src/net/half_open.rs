@@ -19,12 +19,14 @@ use tokio_util::sync::CancellationToken;
 pub(super) const HALF_OPEN_MAX: usize = 64;
 /// Who has spoken keeps its place for so long against its own crowd: what the rest of a handshake takes, on a machine that is
 /// busy with many of them.
-const GREETS_WITHIN: Duration = Duration::from_millis(250);
+pub(super) const GREETS_WITHIN: Duration = Duration::from_millis(250);
 
 /// All that there are.
 #[derive(Debug, Clone)]
 pub(super) struct HalfOpen {
     most: usize,
+    /// How long one that has spoken keeps its place against its own crowd.
+    keeps: Duration,
     waiting: Arc<Mutex<WaitingList>>,
 }
 
@@ -58,8 +60,8 @@ pub(super) struct Waiting {
 }
 
 impl HalfOpen {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, waiting: Arc::default() }
+    pub(super) fn new(most: usize, keeps: Duration) -> Self {
+        Self { most, keeps, waiting: Arc::default() }
     }
 
     /// A place for who came from there, if it needn't wait. Where there is no room, somebody of the largest crowd goes.
@@ -74,7 +76,7 @@ impl HalfOpen {
             let newcomer = list.each.len() - 1;
             let leaving = list.leaving(newcomer);
             let is_theirs = list.crowd(newcomer) >= list.crowd(leaving);
-            if is_theirs && !(spoke && list.each[leaving].has_had_its_time(now)) {
+            if is_theirs && !(spoke && list.each[leaving].has_had_its_time(now, self.keeps)) {
                 list.remove(newcomer);
                 return None;
             }
@@ -92,8 +94,8 @@ impl HalfOpen {
 
 impl Waiter {
     /// Whether it goes for one of its own crowd that has spoken.
-    fn has_had_its_time(&self, now: Instant) -> bool {
-        !self.spoke || now.saturating_duration_since(self.since) >= GREETS_WITHIN
+    fn has_had_its_time(&self, now: Instant, keeps: Duration) -> bool {
+        !self.spoke || now.saturating_duration_since(self.since) >= keeps
     }
 }
 
@@ -170,7 +172,7 @@ mod tests {
 
     #[test]
     fn who_is_of_the_largest_crowd_and_silent_waits_and_others_do_not() {
-        let (all, now) = (HalfOpen::new(HALF_OPEN_MAX), Instant::now());
+        let (all, now) = (HalfOpen::new(HALF_OPEN_MAX, GREETS_WITHIN), Instant::now());
         let enter = |ip: IpAddr, spoke: bool| all.enter(now, ip, || spoke);
         let mut held = vec![enter(HONEST, false).unwrap()];
         held.extend((1..HALF_OPEN_MAX).map(|n| enter(IpAddr::from([11, 0, 0, n as u8]), false).unwrap()));
@@ -188,7 +190,7 @@ mod tests {
 
     #[test]
     fn who_speaks_takes_the_place_of_one_of_its_crowd_that_is_silent_or_has_had_its_time() {
-        let (all, now) = (HalfOpen::new(4), Instant::now());
+        let (all, now) = (HalfOpen::new(4, GREETS_WITHIN), Instant::now());
         let mut held: Vec<_> = (0..4).map(|_| all.enter(now, MOB, || true).unwrap()).collect();
         // Whether the first ones spoke isn't looked at: there was room.
         held[0].spoke();
@@ -203,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_neighbour_of_a_crowd_costs_the_address_that_has_most() {
-        let (all, now) = (HalfOpen::new(HALF_OPEN_MAX), Instant::now());
+        let (all, now) = (HalfOpen::new(HALF_OPEN_MAX, GREETS_WITHIN), Instant::now());
         let held: Vec<_> = (0..HALF_OPEN_MAX).map(|_| all.enter(now, MOB, || true).unwrap()).collect();
         held.iter().for_each(Waiting::spoke);
         let neighbour = all.enter(now, IpAddr::from([11, 0, 0, 77]), || false).unwrap();

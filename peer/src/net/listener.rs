@@ -200,12 +200,16 @@ async fn one(
     drop(place);
     match arrival {
         Arrival::Http(stream) => {
-            let Some(_permit) = doors.http() else { return Ok(()) };
             core.serve_http(stream, remote, canonical_addr(local)).await;
             Ok(())
         }
         Arrival::Peer(opened) => peer(core, doors, *opened, remote, counted).await,
     }
+}
+
+async fn refuse(opened: Opened) -> Result<(), HandshakeError> {
+    handshake::refuse(opened.stream, GoodbyeReason::TooManyPeers).await;
+    Ok(())
 }
 
 enum Arrival {
@@ -224,23 +228,37 @@ async fn peer(
         handshake::refuse(opened.stream, GoodbyeReason::UnknownSwarm).await;
         return Err(WireError::Unexpected("a swarm that is not known here").into());
     };
-    let Some(admission) = doors.peer(remote.ip(), counted) else {
-        handshake::refuse(opened.stream, GoodbyeReason::TooManyPeers).await;
-        return Ok(());
+    let hello = Message::Hello(Box::new(core.hello(opened.hello.swarm, content.origin)));
+    let answer = async |opened: &mut Opened| {
+        let sent = tokio::time::timeout(HANDSHAKE, handshake::send(&mut opened.stream, &hello)).await;
+        sent.map_err(|_| HandshakeError::Timeout)?.map_err(HandshakeError::from)
     };
-    opened.admission = Some(admission);
-    let hello = core.hello(opened.hello.swarm, content.origin);
-    let hello = Message::Hello(Box::new(hello));
-    let sent = tokio::time::timeout(HANDSHAKE, handshake::send(&mut opened.stream, &hello)).await;
-    sent.map_err(|_| HandshakeError::Timeout)??;
     if opened.hello.needs_manifest {
-        let told = manifest_server::serve(&mut opened, &content.bytes, core.upload_limit()).await?;
+        let Some(place) = doors.newcomers.enter(Instant::now(), remote.ip(), || true) else {
+            return refuse(opened).await;
+        };
+        place.spoke();
+        answer(&mut opened).await?;
+        let told = tokio::select! {
+            told = manifest_server::serve(&mut opened, &content.bytes, core.upload_limit()) => told?,
+            // It was in the middle of it, perhaps: no word would be understood.
+            () = place.token.cancelled() => return Ok(()),
+        };
         if told.is_none() {
             return Ok(());
         }
         // It has the manifest and says which pieces it has: from here on it is a peer as all others are.
         opened.early = told;
         opened.hello.needs_manifest = false;
+        opened.admission = doors.peer(remote.ip(), counted);
+    } else {
+        opened.admission = doors.peer(remote.ip(), counted);
+        if opened.admission.is_some() {
+            answer(&mut opened).await?;
+        }
+    }
+    if opened.admission.is_none() {
+        return refuse(opened).await;
     }
     let _ = content.events.tell(Event::Incoming(Box::new(opened), remote));
     Ok(())

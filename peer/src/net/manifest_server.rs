@@ -6,9 +6,10 @@ use bytes::Bytes;
 use shoal_protocol::limits::MANIFEST_SEGMENT;
 use shoal_protocol::manifest::binary;
 use shoal_protocol::{Hash, Manifest, Message, WireError, tree};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// A client that asks for nothing for this long is let go.
+/// A client that asks for nothing new for this long is let go.
 const IDLE: Duration = Duration::from_secs(30);
 
 /// A manifest's canonical bytes with what proves their segments.
@@ -54,9 +55,9 @@ pub async fn serve(
     bytes: &ManifestBytes,
     up: &Limiter,
 ) -> Result<Option<Message>, HandshakeError> {
-    let mut asked = Instant::now();
+    let (mut asked, mut given) = (Instant::now(), BTreeSet::new());
     loop {
-        // Only requests keep the connection: somebody who says nothing else for long has no use for it.
+        // Only what is new keeps the connection: who asks for the same again and again only wants the place.
         let left = IDLE.saturating_sub(asked.elapsed());
         let next = handshake::next(&mut opened.stream, &mut opened.buffer, &mut opened.codec);
         match tokio::time::timeout(left, next).await.map_err(|_| HandshakeError::Timeout)?? {
@@ -65,7 +66,9 @@ pub async fn serve(
                 up.acquire(MANIFEST_SEGMENT as usize).await;
                 let sent = tokio::time::timeout(IDLE, handshake::send(&mut opened.stream, &answer)).await;
                 sent.map_err(|_| HandshakeError::Timeout)??;
-                asked = Instant::now();
+                if given.insert(segment) {
+                    asked = Instant::now();
+                }
             }
             Message::KeepAlive | Message::Pex { .. } | Message::Ping { .. } => {}
             told @ (Message::HaveAll | Message::HaveNone | Message::Bitfield { .. }) => return Ok(Some(told)),

@@ -73,6 +73,9 @@ pub(super) struct SwarmIo {
     pub(super) stopping: bool,
 }
 
+/// Most names of those who gave something that are told apart.
+const SOURCES_MAX: usize = 4_096;
+
 impl SwarmIo {
     pub(super) fn new(job: Work) -> Self {
         let start = Instant::now();
@@ -135,7 +138,8 @@ impl SwarmIo {
             Event::Input(input) => self.input(input),
             Event::Block { conn, block, buffer, lay } => {
                 self.arrived = Some(buffer);
-                self.sources.extend(self.names.get(&conn));
+                // Names cost nothing: they are counted, and not without end.
+                self.sources.extend(self.names.get(&conn).filter(|_| self.sources.len() < SOURCES_MAX));
                 self.input(Input::BlockArrived { conn, block, lay });
                 self.arrived = None;
             }
