@@ -32,6 +32,29 @@ fn of_many_fetches_to_one_place_one_does_the_work_and_all_end_well() {
     assert_eq!((changed, downloaded), (1, once), "of {starts}");
 }
 
+#[test]
+fn what_another_user_left_at_a_place_is_not_gone_on_with() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can give a file to somebody else");
+        return;
+    }
+    let world = World::new();
+    world.file("file", MIB);
+    let seed = world.seed(&["file"], &["--piece-size", "64K"]);
+    for left in ["out.part.journal", "out.part"] {
+        let fetch = world.fetch(&seed.link, "out", &["--max-download", "200K"]);
+        fetch.wait_for_done(1);
+        fetch.kill();
+        let path = world.path(left);
+        std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+        let done = world.fetch(&seed.link, "out", &["--seed-for", "0s"]).end();
+        assert!(done.exits(8).to_string().contains("belongs to another user") && path.exists(), "{left}");
+        std::fs::remove_file(&path).unwrap();
+    }
+    world.fetch(&seed.link, "out", &["--seed-for", "0s"]).end().ok();
+    world.assert_same("file", "out");
+}
+
 /// What a fetch is doing when the signal comes.
 #[derive(Debug, Clone, Copy)]
 enum Phase {

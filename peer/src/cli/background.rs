@@ -5,9 +5,10 @@
 
 use super::args::{BackgroundArgs, NetArgs, SeedFor};
 use super::output::{Outcome, Output};
-use super::{Context, fetch, state_dir, staying};
+use super::{Context, fetch, staying};
 use crate::engine::Handle;
 use crate::failure::{Failure, FailureKind};
+use crate::store::default_state_dir;
 use serde::Serialize;
 use shoal_protocol::Manifest;
 use shoal_protocol::announce::StopReason;
@@ -46,7 +47,7 @@ pub(super) async fn start(
     net: &NetArgs,
     output: &Output,
 ) -> Result<(), Failure> {
-    let dir = state_dir().join("background");
+    let dir = default_state_dir().join("background");
     let failed = |what: &str, error: &io::Error| Failure::io(what, &dir, error).hint("the content itself is complete");
     fs::create_dir_all(&dir).map_err(|error| failed("the background process can't be listed in", &error))?;
     let mut file = tempfile::Builder::new()
@@ -166,7 +167,7 @@ pub(super) async fn serve(args: BackgroundArgs, context: Context) -> Result<Outc
         staying::Finished { manifest: Arc::clone(&manifest), path: &args.path, trackers: args.net.tracker.clone() };
     let (engine, handle) = staying::serve(content, config, &context).await?;
     let port = engine.local_addr().port();
-    let list = state_dir().join("background").join(format!("{}.json", std::process::id()));
+    let list = default_state_dir().join("background").join(format!("{}.json", std::process::id()));
     let entry = Entry {
         pid: std::process::id(),
         id: manifest.id().to_string(),

@@ -2,9 +2,9 @@
 
 use super::args::{CreateArgs, ScanArgs};
 use super::output::{Outcome, Output};
-use super::{Context, progress, state_dir};
+use super::{Context, progress};
 use crate::failure::{Failure, FailureKind, counted};
-use crate::store::{ScanOptions, ScanProgress, Scanned, scan};
+use crate::store::{ScanOptions, ScanProgress, Scanned, default_state_dir, scan};
 use serde::Serialize;
 use shoal_protocol::limits::HINT_URLS;
 use shoal_protocol::link::Url;
@@ -61,7 +61,7 @@ pub(super) async fn scan_path(path: &Path, args: &ScanArgs, context: &Context) -
         follow_links: args.follow_links,
         skip_special: args.skip_special,
         only: None,
-        cache: Some(state_dir()),
+        cache: Some(default_state_dir()),
     };
     scan_with(path, options, context).await
 }

@@ -12,7 +12,8 @@ use crate::failure::{Failure, FailureKind, counted};
 use crate::names::{plain_name, shown_name};
 use crate::net::http_client::Nearest;
 use crate::store::{
-    Download, DownloadOptions, Existing, Opened, Recorded, SyncMode, missing_bytes, recorded, unfinished,
+    Download, DownloadOptions, Existing, Opened, Recorded, SyncMode, default_state_dir, missing_bytes, recorded,
+    unfinished,
 };
 use serde::Serialize;
 use shoal_protocol::announce::{Scrape, StopReason};
@@ -167,7 +168,7 @@ async fn held(args: &FetchArgs, spec: &Spec, here: &Path) -> Option<Held> {
     }
     let (out, dir) = (args.output.clone(), args.into.clone().unwrap_or_else(|| here.to_owned()));
     let look = move || {
-        let state = super::state_dir();
+        let state = default_state_dir();
         let held = |path: PathBuf| {
             if unfinished(&path) {
                 // Killed between the record and the end: whoever opens the place ends that.
@@ -246,7 +247,7 @@ async fn open(
             (_, true) => Existing::Repair,
             _ => Existing::Refuse,
         },
-        state_dir: super::state_dir(),
+        state_dir: default_state_dir(),
     };
     let (manifest, out, cancelled) = (Arc::clone(manifest), out.to_owned(), context.signals.cancelled());
     let output = context.output.clone();
@@ -457,7 +458,7 @@ async fn dry_run(manifest: &Manifest, contacts: &Contacts, out: &Path, context: 
         path: out.to_owned(),
         files: manifest.files(),
         bytes: manifest.bytes(),
-        to_fetch: missing_bytes(manifest, out, &super::state_dir()),
+        to_fetch: missing_bytes(manifest, out, &default_state_dir()),
         exists: std::fs::symlink_metadata(out).is_ok(),
         under_way: Path::new(&part).exists(),
         seeds: 0,

@@ -28,7 +28,6 @@ use args::{Args, Command, LogFormat};
 use clap::FromArgMatches as _;
 use output::{Outcome, Output};
 use signals::Signals;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -154,19 +153,6 @@ async fn dispatch(args: Args, output: &Output) -> Result<Outcome, Failure> {
         Command::Verify(args) => verify::run(args, &context).await,
         Command::Demo(args) => demo::run(args, context).await,
         Command::BackgroundServe(args) => background::serve(args, context).await,
-    }
-}
-
-/// Where caches, completion records and lists of background processes lie; works without a home too.
-fn state_dir() -> PathBuf {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    if let Some(state) = absolute("XDG_STATE_HOME") {
-        return state.join("shoal");
-    }
-    match absolute("HOME") {
-        Some(home) => home.join(".local/state/shoal"),
-        // Named by the user, so that two users of one machine don't meet.
-        None => std::env::temp_dir().join(format!("shoal-{}", rustix::process::getuid().as_raw())),
     }
 }
 

@@ -7,8 +7,7 @@ use super::{Context, create};
 use crate::engine::{Engine, EngineConfig, Handle, Seeding, TrackerState};
 use crate::failure::{Failure, FailureKind};
 use crate::names::shown_name;
-use crate::store::ScanOptions;
-use crate::store::SeedSource;
+use crate::store::{ScanOptions, SeedSource, default_state_dir};
 use shoal_protocol::Manifest;
 use shoal_protocol::announce::StopReason;
 use shoal_protocol::link::Url;
@@ -95,7 +94,7 @@ pub(super) async fn serve(
         follow_links: false,
         skip_special: false,
         only: Some(Arc::clone(&manifest)),
-        cache: Some(super::state_dir()),
+        cache: Some(default_state_dir()),
     };
     let scanned = create::scan_with(path, options, context).await?;
     if scanned.manifest.id() != manifest.id() {

@@ -17,6 +17,7 @@
 //! A journal is made whole under a temporary name, locked, and renamed into place; the file itself is the lock of the
 //! place it stands for.
 
+use super::platform;
 use crate::failure::{Failure, FailureKind};
 use shoal_protocol::limits::{MANIFEST_BYTES, PIECES};
 use shoal_protocol::{Bitfield, ContentId, Hash, Manifest};
@@ -411,8 +412,27 @@ pub(crate) fn acquire(
         let named = Identity::of(path).ok();
         let own = file.metadata().map(|m| Identity { device: m.dev(), inode: m.ino() }).ok();
         if named.is_some() && named == own {
+            refuse_foreign(path)?;
             return Ok(file);
         }
+    }
+}
+
+/// In a directory for many anybody may have left a journal that says what isn't so, or a part that is changed once it was
+/// checked.
+///
+/// # Errors
+/// When what has this name is another user's.
+pub(crate) fn refuse_foreign(path: &Path) -> Result<(), Failure> {
+    match platform::is_foreign(path) {
+        Ok(false) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Failure::io("can't look at", path, &error)),
+        Ok(true) => Err(Failure::new(
+            FailureKind::Refused,
+            format!("{} belongs to another user, who may change it at any time", path.display()),
+        )
+        .hint("have it removed, or choose another place with -o")),
     }
 }
 

@@ -158,6 +158,15 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether somebody made what has this name who may change it behind our back: neither we, nor the system's user, nor the
+/// owner of the directory, who can put another in its place anyway.
+pub(crate) fn is_foreign(path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let trusted = [rustix::process::geteuid().as_raw(), 0, std::fs::metadata(parent)?.uid()];
+    Ok(!trusted.contains(&std::fs::symlink_metadata(path)?.uid()))
+}
+
 /// Nanoseconds since 1970 by the wall clock, which is also what files are stamped with.
 pub(crate) fn wall_clock_ns() -> i64 {
     std::time::SystemTime::now()

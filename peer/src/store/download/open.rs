@@ -120,6 +120,7 @@ impl Request<'_> {
 
     /// With the place locked: reads the old journal and brings the part into a state from which it can go on.
     fn prepare(&self, place: &Place, held: &File, boot: Option<[u8; 16]>) -> Result<Prepared, Failure> {
+        journal::refuse_foreign(&place.part)?;
         let mut loaded = journal::load(held, boot);
         if loaded.is_none() && held.metadata().is_ok_and(|m| m.len() > 0) {
             tracing::warn!("{} can't be used; checking what is there instead", place.journal.display());
