@@ -297,7 +297,9 @@ fn a_background_process_serves_on_and_ends() {
     world.tree("tree", MIB);
     let seed = world.seed(&["tree"], &[]);
     let start = Instant::now();
-    let done = world.fetch(&seed.link, "out", &["--seed-for", "8s", "--background"]).end();
+    // What is set for the one is not for the other: its first word is waited for.
+    let words = ["fetch", &seed.link, "-o", "out", "--listen", "127.0.0.1:0", "--seed-for", "8s", "--background"];
+    let done = Running::of(world.peer(&words).env("SHOAL_JSON", "1"), &words).end();
     let listed = world.background();
     done.ok();
     assert_eq!(listed.len(), 1);

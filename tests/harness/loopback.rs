@@ -1,7 +1,7 @@
 //! Real engines on this host's loopback, their contents, and an evil peer that speaks the wire by hand.
 
 use bytes::{Buf, BytesMut};
-use shoal_peer::engine::{Engine, EngineConfig, Fetching, Handle, Seeding};
+use shoal_peer::engine::{Engine, EngineConfig, Fetching, Handle, Seeding, TrackerUrl};
 use shoal_peer::store::{Download, DownloadOptions, Existing, MemorySource, Opened, Source, SyncMode};
 use shoal_protocol::codec::Codec;
 use shoal_protocol::handshake::{GREETING_BYTES, Greeting};
@@ -127,18 +127,24 @@ impl Content {
             manifest: Arc::clone(&self.manifest),
             source,
             cvs: self.cvs.clone(),
-            trackers: trackers.to_vec(),
+            trackers: trackers.iter().cloned().map(Into::into).collect(),
         })
     }
 
     /// Fetches it to `dir/out`.
     #[must_use]
     pub fn fetch(&self, engine: &Engine, dir: &Path, peers: &[SocketAddr], trackers: &[Url]) -> Handle {
+        self.fetch_told(engine, dir, peers, trackers.iter().cloned().map(Into::into).collect())
+    }
+
+    /// The same by trackers that were named by somebody.
+    #[must_use]
+    pub fn fetch_told(&self, engine: &Engine, dir: &Path, peers: &[SocketAddr], trackers: Vec<TrackerUrl>) -> Handle {
         let Opened::Open(download) = self.open(dir) else { panic!("it is there already") };
         engine.fetch(Fetching {
             manifest: Arc::clone(&self.manifest),
             download: Arc::new(download),
-            trackers: trackers.to_vec(),
+            trackers,
             peers: peers.to_vec(),
         })
     }

@@ -2,7 +2,8 @@
 
 use crate::run;
 use harness::loopback::{Content, Evil, PATIENCE, complete, engine, fake_tracker, hello, url};
-use shoal_peer::engine::{Engine, EngineConfig};
+use shoal_peer::engine::{Engine, EngineConfig, TrackerUrl};
+use shoal_peer::net::http_client::Nearest;
 use shoal_protocol::announce::StopReason;
 use shoal_protocol::handshake::{GREETING_BYTES, Greeting};
 use shoal_protocol::message::GoodbyeReason;
@@ -121,6 +122,21 @@ fn the_tracker_of_a_seed_brings_fetchers() {
         assert!(content.is_at(&complete(&mut fetch).await));
         fetch.stop(StopReason::Done).await;
         seed.stop(StopReason::Done).await;
+    });
+}
+
+#[test]
+fn a_tracker_that_a_stranger_named_is_not_asked_where_it_turns_out_to_be_near() {
+    run(async {
+        let (content, b, dir) = (content(), engine().await, tempfile::tempdir().unwrap());
+        let near = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tracker = TrackerUrl { url: url(near.local_addr().unwrap()), nearest: Nearest::Global };
+        let mut fetch = content.fetch_told(&b, dir.path(), &[], vec![tracker]);
+        let told = fetch.stats.wait_for(|s| s.trackers.iter().all(|t| matches!(t.state, Some(Err(_)))));
+        tokio::time::timeout(PATIENCE, told).await.unwrap().unwrap();
+        // Nobody came.
+        assert!(near.into_std().unwrap().accept().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+        fetch.stop(StopReason::Done).await;
     });
 }
 

@@ -46,7 +46,7 @@ impl Siege {
 
     /// A fetch of a GiB that nobody has.
     pub(crate) fn large() -> Self {
-        let geometry = Geometry::new(1 << 20, [(0, 1 << 30)].into_iter()).unwrap();
+        let geometry = Geometry::new(1 << 20, [(0, 1 << 30)].into_iter()).expect("it is valid");
         Self::of(Content::file(33, 1 << 10, 1 << 16), geometry, false, false)
     }
 

@@ -53,7 +53,7 @@ impl Payload {
     }
 
     pub(crate) fn holding(bytes: impl Into<Bytes>, permit: Option<OwnedSemaphorePermit>) -> Self {
-        Self { source: Source::Whole(bytes.into()), permit: permit }
+        Self { source: Source::Whole(bytes.into()), permit }
     }
 
     /// The bytes at hand; nothing of a stored file.

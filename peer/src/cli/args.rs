@@ -377,6 +377,12 @@ pub struct BackgroundArgs {
     /// How long
     #[arg(long, value_parser = seed_for)]
     pub seed_for: SeedFor,
+    /// Tracker that somebody in a private network named
+    #[arg(long, value_parser = url)]
+    pub tracker_of_neighbour: Vec<Url>,
+    /// Tracker that somebody on the internet named
+    #[arg(long, value_parser = url)]
+    pub tracker_of_stranger: Vec<Url>,
     /// The network.
     #[command(flatten)]
     pub net: NetArgs,

@@ -6,18 +6,18 @@
 use super::args::{BackgroundArgs, NetArgs, SeedFor};
 use super::output::{Outcome, Output};
 use super::{Context, fetch, staying};
-use crate::engine::Handle;
+use crate::engine::{Handle, TrackerUrl};
 use crate::failure::{Failure, FailureKind};
+use crate::net::http_client::Nearest;
 use crate::store::default_state_dir;
 use serde::Serialize;
 use shoal_protocol::Manifest;
 use shoal_protocol::announce::StopReason;
-use shoal_protocol::link::Url;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ struct Entry<'a> {
 pub(super) async fn start(
     manifest: &Manifest,
     path: &Path,
-    trackers: &[Url],
+    trackers: &[TrackerUrl],
     seed_for: SeedFor,
     net: &NetArgs,
     output: &Output,
@@ -61,9 +61,8 @@ pub(super) async fn start(
     let log_path = dir.join("log");
     let log = fs::File::options().create(true).append(true).open(&log_path);
     let log = log.map_err(|error| failed("the log can't be opened in", &error))?;
-    let program =
-        std::env::current_exe().map_err(|error| failed("this program can't be found to start it again for", &error))?;
-    let mut command = Command::new(program);
+    let itself = super::itself();
+    let mut command = itself.map_err(|error| failed("this program can't be found to start it again for", &error))?;
     command
         .args(arguments(file.path(), &path, trackers, seed_for, net))
         .stdin(Stdio::null())
@@ -96,7 +95,7 @@ pub(super) async fn start(
         .hint("the content itself is complete"))
 }
 
-fn arguments(manifest: &Path, path: &Path, trackers: &[Url], seed_for: SeedFor, net: &NetArgs) -> Vec<OsString> {
+fn arguments(manifest: &Path, path: &Path, trackers: &[TrackerUrl], seed_for: SeedFor, net: &NetArgs) -> Vec<OsString> {
     let mut out: Vec<OsString> = vec!["--no-config".into(), "-q".into(), "background-serve".into()];
     let mut flag = |name: &str, value: OsString| {
         out.push(name.into());
@@ -105,8 +104,13 @@ fn arguments(manifest: &Path, path: &Path, trackers: &[Url], seed_for: SeedFor, 
     flag("--manifest", manifest.into());
     flag("--path", path.into());
     flag("--seed-for", spelled(seed_for).into());
-    for tracker in trackers {
-        flag("--tracker", tracker.to_string().into());
+    for TrackerUrl { url, nearest } in trackers {
+        let name = match nearest {
+            Nearest::Anything => "--tracker",
+            Nearest::Private => "--tracker-of-neighbour",
+            Nearest::Global => "--tracker-of-stranger",
+        };
+        flag(name, url.to_string().into());
     }
     if let Some(listen) = &net.listen {
         let ip = listen
@@ -163,8 +167,14 @@ pub(super) async fn serve(args: BackgroundArgs, context: Context) -> Result<Outc
     let bytes = fs::read(&args.manifest).map_err(|error| Failure::io("can't read", &args.manifest, &error))?;
     let manifest = Arc::new(Manifest::parse(&bytes)?);
     let config = fetch::engine_config(&args.net, true, false, false);
-    let content =
-        staying::Finished { manifest: Arc::clone(&manifest), path: &args.path, trackers: args.net.tracker.clone() };
+    let (ours, near, far) = (&args.net.tracker, &args.tracker_of_neighbour, &args.tracker_of_stranger);
+    let named = [(ours, Nearest::Anything), (near, Nearest::Private), (far, Nearest::Global)];
+    let trackers: Vec<TrackerUrl> = named
+        .iter()
+        .flat_map(|(urls, nearest)| urls.iter().map(|url| TrackerUrl { url: url.clone(), nearest: *nearest }))
+        .collect();
+    let has_trackers = !trackers.is_empty();
+    let content = staying::Finished { manifest: Arc::clone(&manifest), path: &args.path, trackers };
     let (engine, handle) = staying::serve(content, config, &context).await?;
     let port = engine.local_addr().port();
     let list = default_state_dir().join("background").join(format!("{}.json", std::process::id()));
@@ -179,7 +189,7 @@ pub(super) async fn serve(args: BackgroundArgs, context: Context) -> Result<Outc
     let text = serde_json::to_string(&entry).unwrap_or_default();
     fs::write(&list, text + "\n").map_err(|error| Failure::io("can't write", &list, &error))?;
     let listed = Listed(list);
-    if !args.net.tracker.is_empty() {
+    if has_trackers {
         announced(&handle).await;
     }
     context.output.data(SERVING);

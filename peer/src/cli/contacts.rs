@@ -3,6 +3,7 @@
 //! Nobody is looked up before it is known that something is missing, so that a rerun needs neither names nor hosts.
 
 use super::sources::{Search, Spec};
+use crate::engine::TrackerUrl;
 use crate::net::http_client::Nearest;
 use shoal_protocol::Hints;
 use shoal_protocol::link::Url;
@@ -16,7 +17,7 @@ const RESOLVE: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(super) struct Contacts {
     /// The user's trackers, the link's host, and the hints that may be believed.
-    pub(super) trackers: Vec<Url>,
+    pub(super) trackers: Vec<TrackerUrl>,
     /// Peers to try first.
     pub(super) peers: Vec<SocketAddr>,
 }
@@ -24,12 +25,12 @@ pub(super) struct Contacts {
 impl Contacts {
     /// Looks up the names of all of them; those that don't resolve are left out. `giver` is who gave the `hints`.
     pub(super) async fn look_up(spec: &Spec, search: &Search<'_>, hints: &Hints, giver: IpAddr) -> Self {
-        let mut trackers: Vec<Url> = search.trackers.to_vec();
+        let mut trackers: Vec<TrackerUrl> = search.trackers.iter().cloned().map(TrackerUrl::from).collect();
         let mut peers = resolve_all(search.peers).await;
         if let Spec::Url(url) = spec
             && url.content_id().is_some()
         {
-            trackers.push(url.with_path("/"));
+            trackers.push(url.with_path("/").into());
             // Behind TLS there is a tracker or a proxy, but no peer.
             if !url.tls {
                 peers.extend(resolve(&url.authority()).await);
@@ -39,11 +40,11 @@ impl Contacts {
             if let Ok(tracker) = Url::parse(hint)
                 && believable(&tracker, giver).await
             {
-                trackers.push(tracker);
+                trackers.push(TrackerUrl { url: tracker, nearest: Nearest::named_by(giver) });
             }
         }
         let mut seen = std::collections::HashSet::new();
-        trackers.retain(|tracker| seen.insert(tracker.clone()));
+        trackers.retain(|tracker| seen.insert(tracker.url.clone()));
         Self { trackers, peers }
     }
 }
@@ -51,11 +52,11 @@ impl Contacts {
 /// Whether a hinted tracker may be asked: nothing from afar makes us talk to what is near.
 async fn believable(tracker: &Url, giver: IpAddr) -> bool {
     let nearest = Nearest::named_by(giver);
-    // A name that doesn't resolve now may do so later, and is checked by nobody then; only names from near may wait.
+    // Each announce looks its name up again and minds the same rule; this only spares us those that are of no use here.
     let found = tokio::time::timeout(RESOLVE, tokio::net::lookup_host(tracker.authority())).await;
     match found {
         Ok(Ok(addrs)) => addrs.map(|addr| addr.ip()).all(|ip| nearest.allows(ip)),
-        _ => nearest == Nearest::Anything,
+        _ => true,
     }
 }
 

@@ -17,7 +17,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -346,13 +346,9 @@ impl Process {
     ) -> Result<Self, Failure> {
         let started = |error: &std::io::Error| Failure::io("the demo's processes can't be started in", dir, error);
         let talk = dir.join(format!("talk-{number}"));
-        let program = std::env::current_exe().map_err(|error| started(&error))?;
-        let mut command = Command::new(program);
+        let mut command = super::itself().map_err(|error| started(&error))?;
         command.args(["--no-config", "--json"]).args(words);
-        // What the user set for real work would change what is shown, and nothing may be left in the user's state.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SHOAL_")) {
-            command.env_remove(name);
-        }
+        // Nothing may be left in the user's state.
         command.env("XDG_STATE_HOME", dir.join("state")).stdin(Stdio::null()).stdout(Stdio::piped());
         let file = fs::File::create(&talk).map_err(|error| started(&error))?;
         let mut child = command.stderr(file).spawn().map_err(|error| started(&error))?;

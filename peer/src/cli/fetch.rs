@@ -7,10 +7,9 @@ use super::progress::{Progress, blocking, percent};
 use super::sources::{Found, Journals, Search, Spec, Tools, cvs_from, find};
 use super::troubles::{Stall, Troubles};
 use super::{Context, background, staying};
-use crate::engine::{Engine, EngineConfig, Fetching, Handle, Stats};
+use crate::engine::{Engine, EngineConfig, Fetching, Handle, Stats, TrackerUrl};
 use crate::failure::{Failure, FailureKind, counted};
 use crate::names::{plain_name, shown_name};
-use crate::net::http_client::Nearest;
 use crate::store::{
     Download, DownloadOptions, Existing, Opened, Recorded, SyncMode, default_state_dir, missing_bytes, recorded,
     unfinished,
@@ -293,7 +292,7 @@ struct Job<'a> {
 
 impl Job<'_> {
     /// The target has it all.
-    async fn already(self, path: PathBuf, trackers: Vec<shoal_protocol::link::Url>) -> Result<Outcome, Failure> {
+    async fn already(self, path: PathBuf, trackers: Vec<TrackerUrl>) -> Result<Outcome, Failure> {
         let output = &self.context.output;
         already_complete(&self.out, self.manifest.bytes(), output);
         let mut result = self.result(&Stats::default(), false);
@@ -480,9 +479,9 @@ async fn dry_run(manifest: &Manifest, contacts: &Contacts, out: &Path, context: 
             Ok((seeds, leechers)) => {
                 plan.seeds = plan.seeds.max(seeds);
                 plan.leechers = plan.leechers.max(leechers);
-                output.data(&format!("tracker {}: {seeds} seeds, {leechers} others", tracker.base()));
+                output.data(&format!("tracker {}: {seeds} seeds, {leechers} others", tracker.url.base()));
             }
-            Err(error) => output.data(&format!("tracker {}: {error}", tracker.base())),
+            Err(error) => output.data(&format!("tracker {}: {error}", tracker.url.base())),
         }
     }
     for peer in &contacts.peers {
@@ -494,13 +493,13 @@ async fn dry_run(manifest: &Manifest, contacts: &Contacts, out: &Path, context: 
 }
 
 async fn scrape(
-    tracker: &shoal_protocol::link::Url,
+    TrackerUrl { url, nearest }: &TrackerUrl,
     manifest: &Manifest,
     context: &Context,
 ) -> Result<(u32, u32), String> {
-    let base = tracker.path.trim_end_matches('/');
-    let url = tracker.with_path(&format!("{base}/v1/scrape?swarm={}", manifest.id().open_swarm()));
-    let answer = context.http.fetch_bytes(&url, "application/json", 64 << 10, PROBE, Nearest::Anything).await;
+    let base = url.path.trim_end_matches('/');
+    let url = url.with_path(&format!("{base}/v1/scrape?swarm={}", manifest.id().open_swarm()));
+    let answer = context.http.fetch_bytes(&url, "application/json", 64 << 10, PROBE, *nearest).await;
     let answer = answer.map_err(|error| error.to_string())?;
     let scrape: Scrape = serde_json::from_slice(&answer.body).map_err(|_| "not a tracker's answer".to_owned())?;
     scrape.swarms.first().map(|counts| (counts.seeds, counts.leechers)).ok_or_else(|| "an empty answer".to_owned())

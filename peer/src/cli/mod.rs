@@ -94,12 +94,25 @@ fn run(json: bool) -> u8 {
     result.map_or_else(|failure| failure.kind.exit_code(), |_| 0)
 }
 
+/// This program, to be started once more with what it is told on its command line alone: what the user set in the environment
+/// for this process would change what that one says and does.
+fn itself() -> std::io::Result<std::process::Command> {
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    let set = |name: &std::ffi::OsStr| name != TEST_NETWORK && name.to_string_lossy().starts_with("SHOAL_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| set(name)) {
+        command.env_remove(name);
+    }
+    Ok(command)
+}
+
+const TEST_NETWORK: &str = "SHOAL_TEST_GLOBAL";
+
 /// A private network that tests want to be taken for a part of the internet, such as 10.66.0.0/16.
 fn test_network() -> Result<(), String> {
-    let Some(text) = std::env::var_os("SHOAL_TEST_GLOBAL") else { return Ok(()) };
+    let Some(text) = std::env::var_os(TEST_NETWORK) else { return Ok(()) };
     let text = text.to_string_lossy();
     let range = text.split_once('/').and_then(|(base, prefix)| Some((base.parse().ok()?, prefix.parse().ok()?)));
-    let (base, prefix) = range.ok_or_else(|| format!("SHOAL_TEST_GLOBAL is no address range: {text}"))?;
+    let (base, prefix) = range.ok_or_else(|| format!("{TEST_NETWORK} is no address range: {text}"))?;
     shoal_protocol::address::take_as_global_in_tests(base, prefix);
     Ok(())
 }

@@ -178,7 +178,7 @@ impl Seeder<'_> {
             manifest: Arc::clone(&manifest),
             source: Arc::new(source),
             cvs,
-            trackers: trackers.clone(),
+            trackers: trackers.iter().cloned().map(Into::into).collect(),
         });
         let (_, nothing) = mpsc::channel(1);
         let notices = std::mem::replace(&mut handle.notices, nothing);

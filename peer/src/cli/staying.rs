@@ -4,13 +4,12 @@ use super::args::SeedFor;
 use super::progress::Progress;
 use super::troubles::Troubles;
 use super::{Context, create};
-use crate::engine::{Engine, EngineConfig, Handle, Seeding, TrackerState};
+use crate::engine::{Engine, EngineConfig, Handle, Seeding, TrackerState, TrackerUrl};
 use crate::failure::{Failure, FailureKind};
 use crate::names::shown_name;
 use crate::store::{ScanOptions, SeedSource, default_state_dir};
 use shoal_protocol::Manifest;
 use shoal_protocol::announce::StopReason;
-use shoal_protocol::link::Url;
 use shoal_protocol::units::format_duration;
 use std::path::Path;
 use std::sync::Arc;
@@ -79,7 +78,7 @@ pub(super) struct Finished<'a> {
     /// Where it is.
     pub(super) path: &'a Path,
     /// Trackers to announce to.
-    pub(super) trackers: Vec<Url>,
+    pub(super) trackers: Vec<TrackerUrl>,
 }
 
 /// Reads a complete content again, as nothing is served that wasn't verified, and starts serving it.

@@ -1,5 +1,6 @@
 //! What an engine is told: where to listen, how much to use, whom to announce to.
 
+use crate::net::http_client::Nearest;
 use shoal_protocol::link::Url;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -57,13 +58,29 @@ impl EngineConfig {
     }
 }
 
+/// A tracker that is reached over HTTP.
+#[derive(Debug, Clone)]
+pub struct TrackerUrl {
+    /// Where it is.
+    pub url: Url,
+    /// How near it may turn out to be, each time that its name is looked up: it may be a stranger's.
+    pub nearest: Nearest,
+}
+
+impl From<Url> for TrackerUrl {
+    /// One that the user named.
+    fn from(url: Url) -> Self {
+        Self { url, nearest: Nearest::Anything }
+    }
+}
+
 /// A tracker as a content uses it.
 #[derive(Debug, Clone)]
 pub enum TrackerAt {
     /// The one in this process.
     Here,
     /// One that is reached over HTTP.
-    Http(Url),
+    Http(TrackerUrl),
 }
 
 impl TrackerAt {
@@ -72,7 +89,7 @@ impl TrackerAt {
     pub fn name(&self) -> String {
         match self {
             Self::Here => "this process".into(),
-            Self::Http(url) => url.base(),
+            Self::Http(tracker) => tracker.url.base(),
         }
     }
 }

@@ -6,7 +6,7 @@ mod config;
 mod search;
 mod stats;
 
-pub use config::{EngineConfig, Listen, TrackerAt};
+pub use config::{EngineConfig, Listen, TrackerAt, TrackerUrl};
 pub use stats::{Notice, Stats, TrackerState};
 
 use crate::failure::{Failure, FailureKind};
@@ -26,7 +26,6 @@ use crate::net::swarm_io::Work;
 use crate::store::{Download, Source, descriptors};
 use crate::swarm;
 use shoal_protocol::announce::StopReason;
-use shoal_protocol::link::Url;
 use shoal_protocol::{Bitfield, Hash, Manifest, PeerId, SwarmId};
 use shoal_tracker::{Service, ServiceConfig};
 use std::net::SocketAddr;
@@ -87,7 +86,7 @@ pub struct Seeding {
     /// All CVs in piece order.
     pub cvs: Vec<Hash>,
     /// Trackers to announce to.
-    pub trackers: Vec<Url>,
+    pub trackers: Vec<TrackerUrl>,
 }
 
 /// A fetch.
@@ -98,7 +97,7 @@ pub struct Fetching {
     /// Where it goes, opened and locked.
     pub download: Arc<Download>,
     /// Trackers to announce to.
-    pub trackers: Vec<Url>,
+    pub trackers: Vec<TrackerUrl>,
     /// Peers to try first.
     pub peers: Vec<SocketAddr>,
 }
@@ -293,7 +292,7 @@ struct Start {
     origin: bool,
     source: Arc<dyn Source>,
     download: Option<Arc<Download>>,
-    trackers: Vec<Url>,
+    trackers: Vec<TrackerUrl>,
     peers: Vec<SocketAddr>,
     cvs: Vec<Hash>,
 }

@@ -1,8 +1,8 @@
 //! Announces to one tracker: over HTTP, or straight to the one inside this process.
 
 use super::core::Core;
-use super::http_client::{HttpError, Nearest};
-use crate::engine::TrackerAt;
+use super::http_client::HttpError;
+use crate::engine::{TrackerAt, TrackerUrl};
 use shoal_protocol::announce::{Announce, Handout};
 use shoal_protocol::limits::HANDOUT_BYTES;
 use std::net::{IpAddr, Ipv4Addr};
@@ -50,10 +50,10 @@ pub async fn announce(core: &Core, at: &TrackerAt, announce: &Announce) -> Resul
             let handout = core.announce_here(announce, here).map_err(AnnounceError::Refused)?;
             Ok((here, handout))
         }
-        TrackerAt::Http(url) => {
+        TrackerAt::Http(TrackerUrl { url, nearest }) => {
             let body = serde_json::to_vec(announce)?;
             let url = url.with_path("/v1/announce");
-            let answer = core.http.post_json(&url, body, HANDOUT_BYTES, TIMEOUT, Nearest::Anything).await?;
+            let answer = core.http.post_json(&url, body, HANDOUT_BYTES, TIMEOUT, *nearest).await?;
             Ok((answer.ip, serde_json::from_slice(&answer.body)?))
         }
     }

@@ -35,6 +35,14 @@ pub enum ManifestFetchError {
     Invalid(#[from] ManifestError),
 }
 
+impl ManifestFetchError {
+    /// Whether there was no answer at all.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Connection(HandshakeError::Io(_) | HandshakeError::Timeout))
+    }
+}
+
 /// Asks one peer.
 ///
 /// # Errors
