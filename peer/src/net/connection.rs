@@ -7,6 +7,7 @@ use super::buffers::Pool;
 use super::events::{Event, Events, Gone};
 use super::handshake::Opened;
 use super::limiter::Limiter;
+use super::losses::{self, Sent};
 use super::reader::{ReadEnd, Reader};
 use super::send_file::{self, Patience, WRITE_STUCK};
 use super::socket;
@@ -32,6 +33,8 @@ pub const BACKLOG_MAX: usize = 1 << 20;
 pub const BACKLOG_ALL: usize = 64 << 20;
 const BACKLOG_FAIR: usize = 64 << 10;
 
+/// How often the system is asked what a slow line lost.
+const LOSSES_EACH: Duration = Duration::from_millis(250);
 /// After so much payload a writer looks at how fast its line is.
 const PACE_BYTES: u64 = 2 << 20;
 
@@ -145,7 +148,7 @@ fn approximate_size(message: &Message) -> usize {
 
 /// Starts the tasks of a connection whose hellos are exchanged.
 pub fn start(conn: ConnId, opened: Opened, shared: &Shared, parent: &CancellationToken) -> Link {
-    socket::tune(&opened.stream, opened.rtt);
+    let may_change = socket::tune(&opened.stream, opened.rtt);
     let cancel = parent.child_token();
     let (commands, queue) = mpsc::unbounded_channel();
     let backlog = Arc::new(Backlog { own: AtomicUsize::new(0), all: Arc::clone(&shared.backlog) });
@@ -160,6 +163,7 @@ pub fn start(conn: ConnId, opened: Opened, shared: &Shared, parent: &Cancellatio
         backlog: Arc::clone(&backlog),
         lowat: socket::LOWAT_SLOW,
         sent: (0, Duration::ZERO),
+        losses: may_change.then(|| (Instant::now(), Sent::default())),
         scratch: BytesMut::new(),
         pack: Vec::new(),
     };
@@ -207,6 +211,8 @@ struct Writer {
     lowat: u32,
     /// Payload since it was last asked whether this line is fast, and how long that took.
     sent: (u64, Duration),
+    /// When the system was last asked what got lost, and what it said; as long as that can change anything.
+    losses: Option<(Instant, Sent)>,
     scratch: BytesMut,
     /// Where blocks of packs are read to; one block at most, and none before the first.
     pack: Vec<u8>,
@@ -343,6 +349,7 @@ impl Writer {
     /// A fast connection may fill the kernel's buffer; on a slow one, what follows should not wait behind it. An empty
     /// buffer takes a block at once on any line, so many blocks are looked at together.
     fn adapt(&mut self, length: u32, elapsed: Duration) {
+        self.look_for_losses();
         let (bytes, time) = &mut self.sent;
         *bytes += u64::from(length);
         *time += elapsed;
@@ -354,6 +361,31 @@ impl Writer {
         if lowat != self.lowat {
             self.lowat = lowat;
             socket::set_lowat(self.stream.as_ref(), lowat);
+        }
+    }
+}
+
+impl Writer {
+    /// On a line that drops packets the congestion control of short paths is the wrong one.
+    fn look_for_losses(&mut self) {
+        let Some((looked, before)) = &mut self.losses else { return };
+        if self.lowat > socket::LOWAT_SLOW || looked.elapsed() < LOSSES_EACH {
+            return;
+        }
+        *looked = Instant::now();
+        let stream = self.stream.as_ref();
+        let Some(now) = losses::sent(stream) else {
+            self.losses = None;
+            return;
+        };
+        match now.shows_a_bad_line(before) {
+            None => {}
+            Some(false) => *before = now,
+            Some(true) => {
+                tracing::debug!(conn = self.conn, "a line that drops packets");
+                socket::as_system(stream);
+                self.losses = None;
+            }
         }
     }
 }

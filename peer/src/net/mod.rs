@@ -20,6 +20,7 @@ pub mod interfaces;
 pub mod limiter;
 pub mod listener;
 mod lobby;
+mod losses;
 pub mod manifest_fetch;
 pub mod manifest_server;
 mod numbers;

@@ -44,6 +44,9 @@ pub fn prepare(stream: &TcpStream) {
     set_lowat(stream, LOWAT_SLOW);
 }
 
+/// What short paths have.
+#[cfg(target_os = "linux")]
+const LOCAL: &[u8] = b"cubic";
 /// The congestion control that sockets of this system begin with.
 #[cfg(target_os = "linux")]
 static SYSTEMS: OnceLock<Vec<u8>> = OnceLock::new();
@@ -53,7 +56,7 @@ pub fn begin(socket: &SockRef<'_>) {
     #[cfg(target_os = "linux")]
     if let Ok(name) = socket.tcp_congestion() {
         let _ = SYSTEMS.set(name.split(|byte| *byte == 0).next().unwrap_or_default().to_vec());
-        let _ = socket.set_tcp_congestion(b"cubic");
+        let _ = socket.set_tcp_congestion(LOCAL);
     }
     #[cfg(not(target_os = "linux"))]
     let _ = socket;
@@ -71,11 +74,16 @@ pub async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Chooses the congestion control once the round trip is known.
-pub fn tune(stream: &TcpStream, rtt: Duration) {
+/// Chooses the congestion control once the round trip is known; whether another may turn out to be better.
+pub fn tune(stream: &TcpStream, rtt: Duration) -> bool {
     if rtt >= LOCAL_RTT {
         as_system(stream);
+        return false;
     }
+    #[cfg(target_os = "linux")]
+    return SYSTEMS.get().is_some_and(|name| name != LOCAL);
+    #[cfg(not(target_os = "linux"))]
+    false
 }
 
 /// Gives a socket the congestion control that the system would have given it.
@@ -137,9 +145,9 @@ mod tests {
         let (accepted, _) = listener.accept().await.unwrap();
         assert_eq!(control(&SockRef::from(&accepted)), "cubic", "from its listener");
         set(&SockRef::from(&accepted));
-        tune(&accepted, LOCAL_RTT / 2);
+        assert_eq!(tune(&accepted, LOCAL_RTT / 2), systems.trim() != "cubic");
         assert_eq!(control(&SockRef::from(&accepted)), "reno", "a short path keeps what it has");
-        tune(&accepted, LOCAL_RTT);
+        assert!(!tune(&accepted, LOCAL_RTT));
         assert_eq!(control(&SockRef::from(&accepted)), systems.trim());
     }
 }
