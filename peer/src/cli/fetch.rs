@@ -311,6 +311,7 @@ impl Job<'_> {
     async fn transfer(self, engine: Engine, download: Download, contacts: Contacts) -> Result<Outcome, Failure> {
         let output = &self.context.output;
         let Contacts { trackers, peers } = contacts;
+        let part = download.part_path().to_owned();
         let mut handle = engine.fetch(Fetching {
             manifest: Arc::clone(&self.manifest),
             download: Arc::new(download),
@@ -324,7 +325,7 @@ impl Job<'_> {
             Err(failure) => {
                 handle.stop(reason(&failure)).await;
                 engine.shutdown().await;
-                return Err(kept(failure, &stats, &self.out));
+                return Err(kept(failure, &stats, &part));
             }
         };
         let mut result = self.result(&stats, true);
@@ -406,7 +407,7 @@ fn reason(failure: &Failure) -> StopReason {
 }
 
 /// Adds what is kept and how to go on, unless the failure says it better.
-fn kept(failure: Failure, stats: &Stats, out: &Path) -> Failure {
+fn kept(failure: Failure, stats: &Stats, part: &Path) -> Failure {
     if failure.hint.is_some() || matches!(failure.kind, FailureKind::Bug | FailureKind::Refused) {
         return failure;
     }
@@ -414,7 +415,7 @@ fn kept(failure: Failure, stats: &Stats, out: &Path) -> Failure {
         return failure.hint("nothing was fetched yet; run the same command again to try again");
     }
     let size = format_size(stats.done);
-    failure.hint(format!("{size} is kept in {}.part; run the same command again to go on", out.display()))
+    failure.hint(format!("{size} is kept in {}; run the same command again to go on", part.display()))
 }
 
 fn summary(stats: &Stats, bytes: u64, elapsed_s: f64) -> String {
@@ -450,8 +451,6 @@ struct Plan {
 /// What a fetch would do, and who is there.
 async fn dry_run(manifest: &Manifest, contacts: &Contacts, out: &Path, context: &Context) -> Result<Outcome, Failure> {
     let output = &context.output;
-    let mut part = out.as_os_str().to_owned();
-    part.push(".part.journal");
     let mut plan = Plan {
         id: manifest.id().to_string(),
         path: out.to_owned(),
@@ -459,7 +458,7 @@ async fn dry_run(manifest: &Manifest, contacts: &Contacts, out: &Path, context: 
         bytes: manifest.bytes(),
         to_fetch: missing_bytes(manifest, out, &default_state_dir()),
         exists: std::fs::symlink_metadata(out).is_ok(),
-        under_way: Path::new(&part).exists(),
+        under_way: unfinished(out),
         seeds: 0,
         leechers: 0,
         peers_reachable: 0,
@@ -527,10 +526,10 @@ mod tests {
     #[test]
     fn what_is_kept_is_said_once() {
         let stats = Stats { done: 5 << 30, ..Stats::default() };
-        let failure = kept(Failure::new(FailureKind::Incomplete, "x"), &stats, Path::new("./model"));
+        let failure = kept(Failure::new(FailureKind::Incomplete, "x"), &stats, Path::new("./model.part"));
         let hint = "5.0 GiB is kept in ./model.part; run the same command again to go on";
         assert_eq!(failure.hint.as_deref(), Some(hint));
-        let failure = kept(Failure::new(FailureKind::Local, "x").hint("y"), &stats, Path::new("./model"));
+        let failure = kept(Failure::new(FailureKind::Local, "x").hint("y"), &stats, Path::new("./model.part"));
         assert_eq!(failure.hint.as_deref(), Some("y"));
     }
 }

@@ -223,24 +223,24 @@ impl Engine {
                 cv_bytes: OnceLock::new(),
                 relays: Relays::default(),
             });
+            let config = swarm::Config {
+                geometry: Arc::clone(&geometry),
+                roots: geometry.large().iter().map(|file| manifest.root(file.entry)).collect(),
+                peer: core.peer,
+                have: start.have,
+                cvs: start.known,
+                origin: start.origin,
+                upload: core.config.upload,
+                max_peers: core.config.max_peers,
+                trackers: trackers.len(),
+                zone: core.config.zone.clone(),
+                allow_private: core.config.allow_private,
+                seed: getrandom::u64().unwrap_or(0),
+            };
             let work = Work {
                 core: Arc::clone(core),
                 bytes: Arc::clone(&content.bytes),
                 swarm_id,
-                swarm: swarm::Config {
-                    geometry: Arc::clone(&geometry),
-                    roots: geometry.large().iter().map(|file| manifest.root(file.entry)).collect(),
-                    peer: core.peer,
-                    have: start.have,
-                    cvs: start.known,
-                    origin: start.origin,
-                    upload: core.config.upload,
-                    max_peers: core.config.max_peers,
-                    trackers: trackers.len(),
-                    zone: core.config.zone.clone(),
-                    allow_private: core.config.allow_private,
-                    seed: getrandom::u64().unwrap_or(0),
-                },
                 shared: Shared {
                     events,
                     source: start.source,
@@ -261,7 +261,7 @@ impl Engine {
                 manifest,
             };
             core.contents.write().unwrap_or_else(PoisonError::into_inner).insert(swarm_id, content);
-            work
+            (work, config)
         });
         let events = driver.events();
         core.tasks.spawn(driver.run());

@@ -26,12 +26,12 @@ pub enum AnnounceError {
 }
 
 impl AnnounceError {
-    /// Seconds to wait, where the tracker said so.
+    /// Seconds to wait at least.
     #[must_use]
     pub fn retry_after_s(&self) -> Option<u32> {
-        // Servers that have no room answer 429 or 503; half a minute is what ours ask for.
         match self {
-            Self::Http(HttpError::Status { status: 429 | 503, .. }) => Some(30),
+            // Servers that have no room; not all of them say for how long.
+            Self::Http(HttpError::Status { status: 429 | 503, retry_after_s, .. }) => retry_after_s.or(Some(30)),
             // Not a tracker, or not for this swarm: asking often doesn't help.
             Self::Http(HttpError::Status { status: 403..=405, .. }) => Some(20),
             _ => None,

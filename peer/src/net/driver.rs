@@ -10,7 +10,7 @@
 use super::announce;
 use super::events::{Event, Events};
 use super::swarm_io::{SwarmIo, Work};
-use crate::swarm::{Input, Time};
+use crate::swarm::{self, Input, Swarm, Time};
 use shoal_protocol::Message;
 use shoal_protocol::announce::{Event as AnnounceEvent, StopReason};
 use shoal_protocol::message::GoodbyeReason;
@@ -45,12 +45,12 @@ impl std::fmt::Debug for Driver {
 
 impl Driver {
     /// A swarm, made with where its events are to be told. It does nothing before [`run`](Self::run).
-    pub fn new(work: impl FnOnce(Events) -> Work) -> Arc<Self> {
+    pub fn new(work: impl FnOnce(Events) -> (Work, swarm::Config)) -> Arc<Self> {
         Arc::new_cyclic(|own| {
-            let work = work(Events(own.clone()));
+            let (work, config) = work(Events(own.clone()));
             Self {
                 cancel: work.cancel.clone(),
-                swarm: Mutex::new(Guarded { io: SwarmIo::new(work), armed: Time(0) }),
+                swarm: Mutex::new(Guarded { io: SwarmIo::new(work, Swarm::new(Time(0), config)), armed: Time(0) }),
                 look: Notify::new(),
             }
         })

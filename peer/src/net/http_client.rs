@@ -9,7 +9,7 @@ pub use super::dialer::Nearest;
 use super::dialer::{Blocked, Dialer};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
-use hyper::header::{ACCEPT, CONTENT_TYPE, LOCATION, USER_AGENT};
+use hyper::header::{ACCEPT, CONTENT_TYPE, LOCATION, RETRY_AFTER, USER_AGENT};
 use hyper::http::uri::Scheme;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -50,6 +50,8 @@ pub enum HttpError {
         status: u16,
         /// What the server says of it; escaped and short.
         message: String,
+        /// In how many seconds it is to be asked again, if it said so.
+        retry_after_s: Option<u32>,
     },
     /// The connection broke, or what came isn't HTTP.
     #[error("{0}")]
@@ -263,7 +265,7 @@ impl HttpClient {
             let to = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
             return match to {
                 Some(to) => Ok(Reply::Redirect { to: to.to_owned(), ip }),
-                None => Err(HttpError::Status { status: status.as_u16(), message: String::new() }),
+                None => Err(HttpError::Status { status: status.as_u16(), message: String::new(), retry_after_s: None }),
             };
         }
         if !status.is_success() {
@@ -326,13 +328,14 @@ async fn read(response: Response<hyper::body::Incoming>, cap: usize) -> Result<B
 }
 
 async fn refusal(status: StatusCode, response: Response<hyper::body::Incoming>) -> HttpError {
+    let after = response.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
     let body = read(response, REFUSAL_BYTES).await.unwrap_or_default();
     let text = match serde_json::from_slice::<Refusal>(&body) {
         Ok(refusal) => refusal.error,
         Err(_) => status.canonical_reason().unwrap_or("").to_owned(),
     };
     let message = crate::failure::escape(&text.chars().take(200).collect::<String>());
-    HttpError::Status { status: status.as_u16(), message }
+    HttpError::Status { status: status.as_u16(), message, retry_after_s: after }
 }
 
 fn explain(error: &hyper_util::client::legacy::Error) -> HttpError {
@@ -402,6 +405,17 @@ mod tests {
         client
             .fetch_bytes(&url(&format!("http://{addr}/")), "*/*", cap, Duration::from_secs(5), Nearest::Anything)
             .await
+    }
+
+    #[tokio::test]
+    async fn a_refusal_says_when_to_come_again() {
+        for (line, after) in [("retry-after: 7\r\n", Some(7)), ("", None), ("retry-after: soon\r\n", None)] {
+            let head = format!("HTTP/1.1 429 Too Many Requests\r\n{line}content-length: 16\r\nconnection: close");
+            let refusal = format!("{head}\r\n\r\n{}", r#"{"error":"busy"}"#);
+            let error = get(server(vec![refusal]).await, 99).await.unwrap_err();
+            let HttpError::Status { status, message, retry_after_s } = &error else { panic!("{error}") };
+            assert_eq!((*status, message.as_str(), *retry_after_s), (429, "busy", after));
+        }
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use super::manifest_server::ManifestBytes;
 use crate::engine::{Notice, Stats, TrackerAt, TrackerState};
 use crate::failure::{Failure, FailureKind};
 use crate::store::ReadError;
-use crate::swarm::{self, ConnId, Connected, Input, Output, Swarm, Time, TrackerId};
+use crate::swarm::{ConnId, Connected, Input, Output, Swarm, Time, TrackerId};
 use shoal_protocol::announce::{Announce, Event as AnnounceEvent, Handout, StopReason};
 use shoal_protocol::geometry::Piece;
 use shoal_protocol::message::{Block, GoodbyeReason, Hello};
@@ -36,7 +36,6 @@ pub struct Work {
     pub manifest: Arc<Manifest>,
     pub bytes: Arc<ManifestBytes>,
     pub swarm_id: SwarmId,
-    pub swarm: swarm::Config,
     /// Where a fetch is written; `None` for a seed.
     pub place: Option<Arc<Place>>,
     pub shared: Shared,
@@ -77,9 +76,8 @@ pub(super) struct SwarmIo {
 const SOURCES_MAX: usize = 4_096;
 
 impl SwarmIo {
-    pub(super) fn new(job: Work) -> Self {
+    pub(super) fn new(job: Work, swarm: Swarm) -> Self {
         let start = Instant::now();
-        let swarm = Swarm::new(Time(0), job.swarm.clone());
         let trackers = job.trackers.iter().map(|t| TrackerState { url: t.name(), state: None }).collect();
         Self {
             resumed: swarm.done_bytes(),
@@ -93,7 +91,7 @@ impl SwarmIo {
             names: BTreeMap::new(),
             sources: BTreeSet::new(),
             checkpointed: start,
-            starved: (start, 0),
+            starved: (start, job.shared.pool.starved_us()),
             disk_bound: 0.0,
             disk_failed: None,
             stop: None,
@@ -307,7 +305,7 @@ impl SwarmIo {
     // ---- reaching others
 
     fn hello(&self) -> Hello {
-        self.job.core.hello(self.job.swarm_id, self.swarm.is_spreading() || self.job.swarm.origin)
+        self.job.core.hello(self.job.swarm_id, self.swarm.is_origin())
     }
 
     fn dial(&self, addr: SocketAddr) {

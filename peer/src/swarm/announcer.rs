@@ -93,7 +93,8 @@ impl Announcer {
         tracker.started = false;
         let wait = (Duration::from_secs(1) * 2_u32.saturating_pow(tracker.failures - 1)).min(BACK_OFF_MAX);
         let asked = Duration::from_secs(retry_after_s.unwrap_or(0).min(3600).into());
-        tracker.next = now + wait.mul_f64(rng.jitter(0.2)).max(asked);
+        // Not all at the same moment, who were refused in one.
+        tracker.next = now + asked + wait.mul_f64(rng.jitter(0.2));
     }
 
     /// When the next announce is due.

@@ -64,6 +64,16 @@ pub struct Counters {
     pub blocks_sent: u64,
 }
 
+/// What stays of the [`Config`].
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) peer: PeerId,
+    pub(super) upload: bool,
+    pub(super) max_peers: usize,
+    pub(super) zone: String,
+    pub(super) allow_private: bool,
+}
+
 /// One swarm, seen from one peer. See the [module](super) for the contract.
 #[derive(Debug)]
 pub struct Swarm {
@@ -76,7 +86,7 @@ pub struct Swarm {
     /// The piece that each peer is on.
     pub(super) on_piece: BTreeMap<ConnId, u32>,
     pub(super) out: VecDeque<Output>,
-    pub(super) config: Config,
+    pub(super) config: Settings,
     pub(super) spread: Option<Spread>,
     pub(super) spare: Spare,
     pub(super) intake: Intake,
@@ -106,22 +116,23 @@ impl Swarm {
     /// A swarm with nobody connected.
     #[must_use]
     pub fn new(now: Time, config: Config) -> Self {
-        let mut rng = Prng::new(config.seed);
-        let geometry = Arc::clone(&config.geometry);
-        let picker = Picker::new(&config.have, &mut rng);
-        let spread =
-            config.origin.then(|| Spread::new(geometry.pieces(), rng.below(geometry.pieces() as usize) as u32));
-        let done_bytes = config.have.ones().map(|p| u64::from(geometry.piece_length(p))).sum();
-        let complete = config.have.is_complete();
+        // All of it is taken over and nothing copied: of a large content there are 128 MiB of CVs.
+        let Config { geometry, roots, have, cvs, origin, trackers, seed, .. } = config;
+        let Config { peer, upload, max_peers, zone, allow_private, .. } = config;
+        let mut rng = Prng::new(seed);
+        let picker = Picker::new(&have, &mut rng);
+        let spread = origin.then(|| Spread::new(geometry.pieces(), rng.below(geometry.pieces() as usize) as u32));
+        let done_bytes = have.ones().map(|p| u64::from(geometry.piece_length(p))).sum();
+        let complete = have.is_complete();
         Self {
             picker,
             spread,
-            spare: Spare::new(now, config.trackers > 0),
+            spare: Spare::new(now, trackers > 0),
             intake: Intake::default(),
-            cvs: CvBook::new(Arc::clone(&geometry), config.roots.clone(), config.cvs.clone()),
-            announcer: Announcer::new(now, config.trackers, complete),
+            cvs: CvBook::new(Arc::clone(&geometry), roots, cvs),
+            announcer: Announcer::new(now, trackers, complete),
             sessions: Sessions::default(),
-            have: config.have.clone(),
+            have,
             pieces: Pieces::default(),
             on_piece: BTreeMap::new(),
             out: VecDeque::new(),
@@ -130,7 +141,7 @@ impl Swarm {
             zones: Zones::new(now, geometry.pieces()),
             blame: Blame::default(),
             departed: BTreeMap::new(),
-            turns: Turns::new(config.geometry.piece_size()),
+            turns: Turns::new(geometry.piece_size()),
             fresh_haves: BTreeSet::new(),
             haves_due: Time::NEVER,
             tick_due: now,
@@ -144,7 +155,7 @@ impl Swarm {
             told_complete: complete,
             rng,
             geometry,
-            config,
+            config: Settings { peer, upload, max_peers, zone, allow_private },
         }
     }
 
