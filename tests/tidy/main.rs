@@ -78,6 +78,22 @@ fn the_swarm_logic_has_no_clock_no_io_and_no_unordered_maps() {
     }
 }
 
+/// What is said on the wire is the same everywhere: addresses are data there, and all else comes as bytes.
+#[test]
+fn the_protocol_does_no_io() {
+    let forbidden = ["std::fs", "std::io", "std::process", "std::env", "std::thread", "Instant", "SystemTime", "tokio"];
+    let sockets = ["TcpStream", "TcpListener", "UdpSocket", "ToSocketAddrs", "getrandom"];
+    let files = sources(&root().join("protocol/src"));
+    assert!(files.len() > 10, "the protocol has moved");
+    for (path, text) in files {
+        for word in forbidden.iter().chain(&sockets) {
+            if let Some((n, line)) = lines_with(&text, word).next() {
+                panic!("{}:{n}: `{word}` in the protocol: {line}", path.display());
+            }
+        }
+    }
+}
+
 #[test]
 fn no_file_is_longer_than_800_lines() {
     for (path, text) in sources(&root()) {

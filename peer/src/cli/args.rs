@@ -20,8 +20,9 @@ pub const DEFAULT_PORT: u16 = 7171;
 pub const LAST_PORT: u16 = 7199;
 
 const AFTER: &str = "\
-Every long flag is also an environment variable (--max-upload: SHOAL_MAX_UPLOAD; lists with commas) and a line of the
-configuration file (max-upload = \"100Mbit\", or under [seed], [fetch], ...). A flag beats the environment, that beats the file.
+Every long flag is also an environment variable (--max-upload: SHOAL_MAX_UPLOAD; lists with commas), and all but those of one run
+can stand in the configuration file (max-upload = \"100Mbit\", or under [seed], [fetch], ...). A flag beats the environment, that
+beats the file.
 Sizes: 512K, 4MiB (1024-based), 10GB (1000-based). Rates: 12M (bytes per second), 100Mbit; 0 = no limit. Durations: 500ms, 30s, 10m, 2h.
 
 Exit codes: 0 done, 1 our bug, 2 usage, 3 bad manifest or input, 4 nobody reachable, 5 data failed verification,

@@ -62,7 +62,7 @@ impl Handle {
     pub async fn complete(&mut self) -> Result<PathBuf, Failure> {
         match self.finished.wait_for(Option::is_some).await.map(|result| result.clone()) {
             Ok(Some(result)) => result,
-            _ => Err(Failure::new(FailureKind::Bug, "the task that owns the swarm is gone")),
+            _ => Err(Failure::new(FailureKind::Bug, "what drives the swarm is gone")),
         }
     }
 
