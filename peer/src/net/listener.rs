@@ -85,7 +85,7 @@ pub async fn run(core: Arc<Core>, listener: TcpListener) {
             biased;
             () = entrance.core.cancel.cancelled() => return,
             Some(guest) = came_back.recv() => Some(guest),
-            () = until(lobby.next_look()) => lobby.due(Instant::now()).and_then(|guest| entrance.let_in(guest)),
+            () = until(lobby.next_look()) => lobby.due(Instant::now()).and_then(|guest| entrance.look_again(guest)),
             accepted = listener.accept() => match accepted {
                 Ok((stream, remote)) => {
                     entrance.welcome(stream, canonical_addr(remote)).and_then(|guest| entrance.let_in(guest))
@@ -101,7 +101,7 @@ pub async fn run(core: Arc<Core>, listener: TcpListener) {
         let Some(guest) = waits else { continue };
         let first = lobby.enter(Instant::now(), guest.accepted, guest);
         // Its time is over, unless it has spoken and there is a place.
-        drop(first.and_then(|guest| entrance.let_in(guest)));
+        drop(first.and_then(|guest| entrance.look_again(guest)));
     }
 }
 
@@ -145,6 +145,11 @@ struct Entrance {
 impl Entrance {
     fn welcome(&self, stream: TcpStream, remote: SocketAddr) -> Option<Guest> {
         Some(Guest { counted: self.doors.count(remote.ip())?, stream, remote, accepted: Instant::now() })
+    }
+
+    /// Lets in who waited and has spoken; gives back who has to wait on.
+    fn look_again(&self, guest: Guest) -> Option<Guest> {
+        if guest.spoke() { self.let_in(guest) } else { Some(guest) }
     }
 
     /// Gives back who has to wait.
