@@ -5,6 +5,7 @@ mod common;
 
 use common::{Done, MIB, World, closed_port, content, server};
 use std::fs;
+use std::io::{Read, Write};
 
 /// Manifests that are malformed or hostile, each with what is wrong.
 fn bad_manifests(world: &World) -> Vec<(String, Vec<u8>)> {
@@ -62,6 +63,39 @@ fn is_clear(done: &Done) {
     assert!(first.len() > 12 && first.len() < 400, "{}: {}", done.words, done.err);
     assert!(!done.err.chars().any(|c| c.is_control() && c != '\n'), "{:?}", done.err);
     assert!(!done.err.contains("os error 14"), "{}", done.err);
+}
+
+/// Answers the requests in turn, each with what is given; the last answer again and again.
+fn answers(answers: Vec<Vec<u8>>) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for (n, mut stream) in listener.incoming().flatten().enumerate() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(&answers[n.min(answers.len() - 1)]);
+        }
+    });
+    port
+}
+
+#[test]
+fn a_peer_that_answers_for_the_host_of_a_link_with_rubbish_ends_no_fetch() {
+    let world = World::new();
+    world.file("file", MIB);
+    let seed = world.seed(&["file"], &[]);
+    for (n, (status, rubbish)) in [("200 OK", "{}"), ("403 Forbidden", ""), ("410 Gone", "")].into_iter().enumerate() {
+        let liar = server(status, rubbish.into());
+        let to = |port: &str| {
+            let head = "HTTP/1.1 307 Temporary Redirect\r\ncontent-length: 0\r\nconnection: close\r\n";
+            format!("{head}location: http://127.0.0.1:{port}/m/{}\r\n\r\n", seed.id()).into_bytes()
+        };
+        // Sent to the liar first; who asks again is sent to the seed.
+        let host = answers(vec![to(&liar.to_string()), to(seed.addr().rsplit(':').next().unwrap())]);
+        let link = format!("http://127.0.0.1:{host}/m/{}", seed.id());
+        let out = format!("out-{n}");
+        world.fetch(&link, &out, &["--peer", &seed.addr(), "--seed-for", "0s"]).end().ok();
+        world.assert_same("file", &out);
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::siege::{HONEST, Siege, evil};
 use shoal_peer::swarm::{ConnId, Input, Time};
 use shoal_protocol::Message;
+use shoal_protocol::tree::make_content_batch;
 
 #[test]
 fn who_owes_cvs_holds_up_nobody_for_long() {
@@ -20,6 +21,23 @@ fn who_owes_cvs_holds_up_nobody_for_long() {
         assert!(siege.now < Time(3_000_000), "{} were asked", asked(&siege, |_, _| true));
     }
     assert_eq!(honest, 25);
+}
+
+#[test]
+fn a_part_of_a_batch_is_a_fault_and_the_rest_is_asked_of_others() {
+    let mut siege = Siege::new(false);
+    let liar = siege.connect(evil(1), true, true);
+    let honest = siege.connect(HONEST, true, true);
+    let geometry = siege.content.manifest.geometry();
+    // Right, and proven; any honest peer gives it out.
+    let hashes = make_content_batch(geometry, &siege.content.cvs, 0, 1);
+    assert!(siege.said.iter().any(|(conn, m)| *conn == liar && matches!(m, Message::CvRequest { .. })));
+    siege.says(liar, Message::Cvs { first: 0, count: 1, hashes });
+    assert!(!siege.stands(liar));
+    let asked = |(conn, m): &(ConnId, Message)| *conn == honest && matches!(m, Message::CvRequest { .. });
+    while !siege.said.iter().any(asked) {
+        siege.wait_a_moment();
+    }
 }
 
 #[test]

@@ -86,6 +86,12 @@ fn who_says_to_have_it_all_does_not_have_an_origin_send_everybody_away() {
         assert!(siege.now < Time(20_000_000), "sent away {away} times and never served");
     }
     assert!(away > 0, "it was never busy: this shows nothing");
+    // From then on it is served as others are.
+    for piece in 0..9 {
+        siege.asks(late, piece, PIECE);
+        step(&mut siege);
+    }
+    assert_eq!(siege.said.iter().filter(|(c, m)| *c == late && matches!(m, Message::Busy { .. })).count(), away);
 }
 
 #[test]

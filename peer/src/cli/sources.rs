@@ -239,6 +239,8 @@ async fn attempt(url: &Url, id: Option<ContentId>, http: &HttpClient) -> Result<
     let answer = match answer {
         Ok(answer) => answer,
         Err(error) if error.may_pass() => return Err(Attempt::Again(error)),
+        // Of a link's content the host of the link has the last word; a peer to which it sent us on is a stranger.
+        Err(error @ HttpError::Elsewhere(..)) if id.is_some() => return Err(Attempt::Again(error)),
         Err(error) => {
             let kind = match error {
                 HttpError::Status { status: 401 | 403, .. } => FailureKind::Refused,
@@ -247,12 +249,15 @@ async fn attempt(url: &Url, id: Option<ContentId>, http: &HttpClient) -> Result<
             return Err(Attempt::Final(Failure::new(kind, format!("{url}: {error}"))));
         }
     };
-    let ip = answer.ip;
-    tokio::task::spawn_blocking(move || parse(&answer.body, id))
+    let (ip, elsewhere) = (answer.ip, answer.url != *url);
+    let parsed = tokio::task::spawn_blocking(move || parse(&answer.body, id))
         .await
-        .unwrap_or_else(|error| Err(Failure::new(FailureKind::Bug, error.to_string())))
-        .map(|manifest| (manifest, ip))
-        .map_err(Attempt::Final)
+        .unwrap_or_else(|error| Err(Failure::new(FailureKind::Bug, error.to_string())));
+    match parsed {
+        Ok(manifest) => Ok((manifest, ip)),
+        Err(failure) if elsewhere && id.is_some() => Err(Attempt::Again(HttpError::Broken(failure.to_string()))),
+        Err(failure) => Err(Attempt::Final(failure)),
+    }
 }
 
 /// Reads a manifest and insists on its id. Another id than the one asked for is data that failed verification.

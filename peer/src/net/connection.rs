@@ -235,7 +235,12 @@ impl Writer {
                 match now {
                     Command::Frame(message) => {
                         self.backlog.remove(approximate_size(&message));
+                        let before = self.scratch.len();
                         message.encode(&mut self.scratch);
+                        // What others ask for beside blocks, and that is as long.
+                        if matches!(message, Message::Cvs { .. } | Message::ManifestSegment { .. }) {
+                            self.shared.up.acquire(self.scratch.len() - before).await;
+                        }
                     }
                     Command::Block(block) => self.block(block).await?,
                     Command::End(message) => {

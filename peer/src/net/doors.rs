@@ -1,12 +1,12 @@
 //! What bounds the connections that others make: places for peers, of each address and in all. HTTP has its own budget
 //! ([`HTTP_MAX`], kept by the service behind it), so that neither keeps the other out.
 
-use super::half_open::{GREETS_WITHIN, HALF_OPEN_MAX, HalfOpen, one_less};
+use super::half_open::{GREETS_WITHIN, HALF_OPEN_MAX, HalfOpen, Waiting, one_less};
 use shoal_protocol::address::{Reach, customer, reach};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// HTTP connections at once; the one that has been idle longest makes room for another.
@@ -24,7 +24,7 @@ const NEWCOMERS_MAX: usize = 200;
 const NEWCOMER_KEEPS: Duration = Duration::from_secs(10);
 /// Connections from one address on the internet; private networks and this host are spared, as many share one there.
 const PER_ADDRESS_MAX: usize = 16;
-/// Peers among them.
+/// Peers among them, and those that want to become peers.
 const PEERS_PER_ADDRESS_MAX: usize = 4;
 
 /// Which places are taken.
@@ -32,9 +32,10 @@ pub(super) struct Doors {
     peers: Arc<Semaphore>,
     beside: Arc<Semaphore>,
     pub(super) half_open: HalfOpen,
-    pub(super) newcomers: HalfOpen,
+    newcomers: HalfOpen,
     per_address: PerAddress,
     peers_per_address: PerAddress,
+    newcomers_per_address: PerAddress,
 }
 
 /// An incoming peer's place; dropping it makes room for another.
@@ -55,12 +56,21 @@ impl Doors {
             newcomers: HalfOpen::new(NEWCOMERS_MAX.min(descriptors / 8).max(1), NEWCOMER_KEEPS),
             per_address: PerAddress::new(PER_ADDRESS_MAX),
             peers_per_address: PerAddress::new(PEERS_PER_ADDRESS_MAX),
+            newcomers_per_address: PerAddress::new(PEERS_PER_ADDRESS_MAX),
         }
     }
 
     /// Counts a connection from this address, unless it has too many.
     pub(super) fn count(&self, ip: IpAddr) -> Option<Counted> {
         self.per_address.count(ip)
+    }
+
+    /// A place for who has yet to get the manifest, if there is one.
+    pub(super) fn newcomer(&self, ip: IpAddr) -> Option<(Waiting, Counted)> {
+        let counted = self.newcomers_per_address.count(ip)?;
+        let place = self.newcomers.enter(Instant::now(), ip, || true)?;
+        place.spoke();
+        Some((place, counted))
     }
 
     /// A place for a peer from this address, if there is one.
@@ -104,10 +114,11 @@ impl PerAddress {
         Some(Counted(self.clone(), key))
     }
 
-    /// Whether no address has more.
+    /// Whether it has several connections and no address has more.
     fn is_largest(&self, ip: IpAddr) -> bool {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.get(&customer(ip)) >= counts.values().max()
+        let own = counts.get(&customer(ip)).copied().unwrap_or(0);
+        own > 1 && counts.values().all(|count| *count <= own)
     }
 }
 
@@ -148,6 +159,11 @@ mod tests {
         assert_eq!(held.len(), 3, "one crowd gets no place beside");
         held.extend((0..9).filter_map(|_| enter(honest)));
         assert_eq!(held.len(), 5, "others do, as long as they are fewer");
+        drop(held);
+        // Alone at its address anybody may come in beside, though all others are alone there, too.
+        let each = |n: u8| enter(IpAddr::from([10, 0, 1, n]));
+        let held: Vec<_> = (0..9).filter_map(each).collect();
+        assert_eq!(held.len(), 5);
         drop(held);
         assert!(doors.peers_per_address.counts.lock().unwrap().is_empty());
         assert!(doors.per_address.counts.lock().unwrap().is_empty());

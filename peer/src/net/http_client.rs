@@ -53,6 +53,9 @@ pub enum HttpError {
         /// In how many seconds it is to be asked again, if it said so.
         retry_after_s: Option<u32>,
     },
+    /// What went wrong at a server to which another one sent us on.
+    #[error("{0}: {1}")]
+    Elsewhere(String, Box<HttpError>),
     /// The connection broke, or what came isn't HTTP.
     #[error("{0}")]
     Broken(String),
@@ -78,8 +81,13 @@ impl HttpError {
             Self::Connect(_) | Self::Timeout(_) | Self::Broken(_) => true,
             Self::Status { status, .. } => *status == 404 || *status == 408 || *status == 429 || *status >= 500,
             Self::Address(_) | Self::TooLong(_) | Self::Redirect(_) => false,
+            Self::Elsewhere(_, error) => error.may_pass(),
         }
     }
+}
+
+fn elsewhere(url: &Url, error: HttpError) -> HttpError {
+    HttpError::Elsewhere(url.authority(), Box::new(error))
 }
 
 /// A server's answer.
@@ -222,8 +230,10 @@ impl HttpClient {
 
     async fn follow(&self, url: &Url, call: Call<'_>, mut nearest: Nearest) -> Result<Answer, HttpError> {
         let mut url = url.clone();
-        for _ in 0..=REDIRECTS {
-            match self.once(&url, &call, nearest).await? {
+        for hop in 0..=REDIRECTS {
+            let reply = self.once(&url, &call, nearest).await;
+            let reply = if hop == 0 { reply } else { reply.map_err(|error| elsewhere(&url, error)) };
+            match reply? {
                 Reply::Answer(answer) => return Ok(answer),
                 Reply::Redirect { to, ip } => {
                     let next = redirect_target(&url, &to)?;

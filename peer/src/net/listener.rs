@@ -239,10 +239,7 @@ async fn peer(
         sent.map_err(|_| HandshakeError::Timeout)?.map_err(HandshakeError::from)
     };
     if opened.hello.needs_manifest {
-        let Some(place) = doors.newcomers.enter(Instant::now(), remote.ip(), || true) else {
-            return refuse(opened).await;
-        };
-        place.spoke();
+        let Some((place, _newcomer)) = doors.newcomer(remote.ip()) else { return refuse(opened).await };
         answer(&mut opened).await?;
         let told = tokio::select! {
             told = manifest_server::serve(&mut opened, &content.bytes, core.upload_limit()) => told?,

@@ -2,15 +2,18 @@
 
 use super::handshake::{self, HandshakeError, Opened};
 use super::limiter::Limiter;
+use super::pace::Pace;
 use bytes::Bytes;
 use shoal_protocol::limits::MANIFEST_SEGMENT;
 use shoal_protocol::manifest::binary;
 use shoal_protocol::{Hash, Manifest, Message, WireError, tree};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// A client that asks for nothing new for this long is let go.
 const IDLE: Duration = Duration::from_secs(30);
+/// How often one segment is given on a connection.
+const SEGMENT_TIMES: u8 = 2;
 
 /// A manifest's canonical bytes with what proves their segments.
 #[derive(Debug)]
@@ -55,18 +58,32 @@ pub async fn serve(
     bytes: &ManifestBytes,
     up: &Limiter,
 ) -> Result<Option<Message>, HandshakeError> {
-    let (mut asked, mut given) = (Instant::now(), BTreeSet::new());
+    let (mut asked, mut given, mut pace) = (Instant::now(), BTreeMap::new(), Pace::new());
     loop {
         // Only what is new keeps the connection: who asks for the same again and again only wants the place.
         let left = IDLE.saturating_sub(asked.elapsed());
         let next = handshake::next(&mut opened.stream, &mut opened.buffer, &mut opened.codec);
-        match tokio::time::timeout(left, next).await.map_err(|_| HandshakeError::Timeout)?? {
+        let message = tokio::time::timeout(left, next).await.map_err(|_| HandshakeError::Timeout)??;
+        if let Some(rest) = pace.note(&message) {
+            tokio::time::sleep(rest).await;
+        }
+        if pace.is_flood(opened.codec.take_skipped()) {
+            return Err(WireError::Unexpected("too many frames that say nothing").into());
+        }
+        match message {
             Message::ManifestRequest { segment } => {
                 let answer = bytes.segment(segment).ok_or(WireError::OutOfRange("manifest segment"))?;
-                up.acquire(MANIFEST_SEGMENT as usize).await;
+                let times = given.entry(segment).or_insert(0_u8);
+                *times += 1;
+                if *times > SEGMENT_TIMES {
+                    return Err(WireError::Unexpected("one segment of a manifest again and again").into());
+                }
+                if let Message::ManifestSegment { data, proof, .. } = &answer {
+                    up.acquire(data.len() + proof.len() * size_of::<Hash>()).await;
+                }
                 let sent = tokio::time::timeout(IDLE, handshake::send(&mut opened.stream, &answer)).await;
                 sent.map_err(|_| HandshakeError::Timeout)??;
-                if given.insert(segment) {
+                if *times == 1 {
                     asked = Instant::now();
                 }
             }

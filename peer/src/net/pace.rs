@@ -24,9 +24,10 @@ impl Pace {
     pub(super) fn note(&mut self, message: &Message) -> Option<Duration> {
         self.roll();
         let cost = match message {
-            // Each takes a piece of a hash tree.
-            Message::CvRequest { .. } => 4_000,
-            Message::ManifestRequest { .. } | Message::Pex { .. } => 1_000,
+            // Each takes a piece of a hash tree, and the answer has 33 KiB: for a thousand pieces and more.
+            Message::CvRequest { .. } => 20_000,
+            Message::ManifestRequest { .. } => 4_000,
+            Message::Pex { .. } => 1_000,
             Message::Have(list) | Message::Unhave(list) => {
                 // A range is 8 bytes here and may be millions of pieces to count.
                 let pieces = list.iter().map(|(_, count)| u64::from(*count)).sum::<u64>() / 8;
@@ -71,8 +72,8 @@ mod tests {
     fn a_second_has_room_for_few_dear_frames_and_for_many_cheap_ones() {
         let block = Block { piece: 0, offset: 0, length: 1 };
         for (message, fit) in [
-            (Message::CvRequest { first: 0, count: 1 }, 100),
-            (Message::ManifestRequest { segment: 0 }, 400),
+            (Message::CvRequest { first: 0, count: 1 }, 20),
+            (Message::ManifestRequest { segment: 0 }, 100),
             (Message::Pex { added: Vec::new(), dropped: Vec::new() }, 400),
             (Message::Have(vec![(0, 4_000_000)]), 0),
             (Message::Have(vec![(0, 1)]), 36_363),

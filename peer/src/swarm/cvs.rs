@@ -35,7 +35,9 @@ impl CvBook {
         book
     }
 
-    fn batch_len(&self, first: u32) -> u32 {
+    /// How many pieces the batch that begins there has.
+    #[must_use]
+    pub fn batch_len(&self, first: u32) -> u32 {
         (self.geometry.pieces() - first).min(CV_BATCH)
     }
 

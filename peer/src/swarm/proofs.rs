@@ -81,7 +81,8 @@ impl Swarm {
             _ if session.cv_late == Some(first) => session.cv_late = None,
             _ => return Err(WireError::Unexpected("CVs")),
         }
-        if first.checked_add(count).is_none_or(|end| end > self.geometry.pieces()) {
+        // Whole batches are asked for: with a part of one the rest would never come.
+        if count != self.cvs.batch_len(first) {
             return Err(WireError::OutOfRange("CVs"));
         }
         if hashes.is_empty() && self.cvs.answer_len(first, count) > 0 {

@@ -11,8 +11,6 @@ use shoal_protocol::{Message, WireError};
 
 /// With more than this many seconds of work in its queues an origin sends askers to others.
 const BUSY_QUEUE_S: f64 = 2.0;
-/// So often in a row: whoever comes again found no others, who may only say that they have it.
-const SENT_AWAY_MAX: u32 = 3;
 
 impl Swarm {
     pub(super) fn asked_block(&mut self, now: Time, conn: ConnId, block: Block) -> Result<(), WireError> {
@@ -29,15 +27,13 @@ impl Swarm {
             reject(RejectReason::NotHad)
         } else if session.queue.len() >= usize::from(super::QUEUE_DEPTH) {
             return Err(WireError::Unexpected("more requests than the queue depth allows"));
-        } else if saturated && session.sent_away < SENT_AWAY_MAX && self.picker.leechers_with(block.piece) >= 2 {
-            session.sent_away += 1;
+        } else if saturated && self.picker.leechers_with(block.piece) >= 2 && session.may_be_sent_away(now) {
             let holders = self.sessions.iter().filter(|(c, s)| **c != conn && s.have.has(block.piece));
             let peers: Vec<SocketAddr> = holders.filter_map(|(_, s)| s.dialable).take(PEX_PEERS).collect();
             Message::Busy { block, peers }
         } else {
             session.expect_turn(now);
             session.queue.push(block);
-            session.sent_away = 0;
             self.note_turn(conn);
             self.serve(now);
             return Ok(());

@@ -9,9 +9,13 @@ use core::net::SocketAddr;
 use shoal_protocol::message::{Block, Hello};
 use shoal_protocol::{Bitfield, WireError, ranges};
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 /// Blocks that may arrive although they were cancelled, before they count as not asked for.
 const CANCELLED_KEPT: usize = 2_048;
+/// So often a peer is sent to others by a busy origin, and then served for so long.
+const SENT_AWAY_MAX: u32 = 3;
+const SERVED_FOR: Duration = Duration::from_secs(30);
 /// Blocks that nobody asked for which end a connection.
 const UNASKED_MAX: u32 = 8;
 
@@ -71,8 +75,8 @@ pub struct Session {
     pub owed_haves: Vec<u32>,
     /// What it asked of us, in order.
     pub queue: Queue,
-    /// How often it was sent to others since a block of its own choice was taken into the queue.
-    pub sent_away: u32,
+    /// How often it was sent to others, and since when it isn't any more.
+    pub sent_away: (u32, Time),
     /// Its unanswered requests for any piece.
     pub wants_any: u32,
     /// Blocks handed to its writer, and their bytes.
@@ -144,7 +148,7 @@ impl Session {
             rests: (Time(0), 0),
             owed_haves: Vec::new(),
             queue: Queue::default(),
-            sent_away: 0,
+            sent_away: (0, now),
             wants_any: 0,
             writing: (0, 0),
             turn_moved: now,
@@ -193,6 +197,20 @@ impl Session {
     pub fn may_give(&self, now: Time) -> bool {
         let open = !self.closing && !self.hello.no_upload;
         open && self.useful > 0 && self.busy_until <= now && !self.pipeline.snubbed
+    }
+
+    /// Whether it may be sent to others with what it asks for. Whoever comes again found none, as they may only say that they
+    /// have it: then it is served for a while as if we had little to do.
+    pub fn may_be_sent_away(&mut self, now: Time) -> bool {
+        let (times, since) = &mut self.sent_away;
+        if *times >= SENT_AWAY_MAX {
+            if now.since(*since) < SERVED_FOR {
+                return false;
+            }
+            *times = 0;
+        }
+        (*times, *since) = (*times + 1, now);
+        true
     }
 
     /// It asks for a block: from now on it waits, unless it did already.
