@@ -46,7 +46,7 @@ fn good() -> (Manifest, Head) {
 
 fn read(dir: &Path, bytes: &[u8]) -> Option<Manifest> {
     std::fs::write(dir.join("out.part.journal"), bytes).unwrap();
-    read_journal_manifest(&dir.join("out"))
+    read_journal_manifest(&dir.join("out")).map(|(manifest, _)| manifest)
 }
 
 #[test]

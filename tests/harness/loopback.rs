@@ -3,6 +3,7 @@
 use bytes::{Buf, BytesMut};
 use shoal_peer::engine::{Engine, EngineConfig, Fetching, Handle, Seeding, TrackerUrl};
 use shoal_peer::store::{Download, DownloadOptions, Existing, MemorySource, Opened, Source, SyncMode};
+use shoal_protocol::address::Reach;
 use shoal_protocol::codec::Codec;
 use shoal_protocol::handshake::{GREETING_BYTES, Greeting};
 use shoal_protocol::link::Url;
@@ -157,6 +158,7 @@ impl Content {
             resume: true,
             sync: SyncMode::None,
             existing: Existing::Refuse,
+            giver: Reach::Loopback,
             state_dir: dir.join("state"),
         };
         let go = AtomicBool::new(false);

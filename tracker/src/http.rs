@@ -37,6 +37,8 @@ use tokio_util::sync::CancellationToken;
 /// The least that hyper accepts, and enough for any head.
 const MAX_BUFFER: usize = 16 << 10;
 /// How long a manifest request waits for memory that others hold.
+/// Bytes of CVs, of 32,768 pieces, up to which some of them are given with their proofs.
+const RANGED_CVS: u64 = 1 << 20;
 const HEAVY_WAIT: Duration = Duration::from_secs(5);
 /// Slowest pace of a body, and of what lies beyond its first MiB: a long one holds memory that others wait for.
 const BODY_BYTES_PER_S: u64 = 16 << 10;
@@ -297,6 +299,10 @@ impl Service {
         }
         let source = self.inner.manifests.clone();
         let length = blocking(move || source.part_len(&id, Part::Cvs)).await?.ok_or_else(|| unknown(&id))?;
+        // A batch takes the hash tree of its whole file: of a large one that is a third of a second for each question.
+        if length > RANGED_CVS {
+            return Err(Refused::new(400, "there are too many CVs to give some of them; ask for all, or for a Range"));
+        }
         let _permit = self.heavy(length).await?;
         let source = self.inner.manifests.clone();
         blocking(move || {

@@ -9,7 +9,7 @@ use super::{Context, fetch, staying};
 use crate::engine::{Handle, TrackerUrl};
 use crate::failure::{Failure, FailureKind};
 use crate::net::http_client::Nearest;
-use crate::store::default_state_dir;
+use crate::store::{default_state_dir, private_dir};
 use serde::Serialize;
 use shoal_protocol::Manifest;
 use shoal_protocol::announce::StopReason;
@@ -49,7 +49,7 @@ pub(super) async fn start(
 ) -> Result<(), Failure> {
     let dir = default_state_dir().join("background");
     let failed = |what: &str, error: &io::Error| Failure::io(what, &dir, error).hint("the content itself is complete");
-    fs::create_dir_all(&dir).map_err(|error| failed("the background process can't be listed in", &error))?;
+    private_dir(&dir).map_err(|error| failed("the background process can't be listed in", &error))?;
     let mut file = tempfile::Builder::new()
         .prefix("start-")
         .suffix(".manifest")

@@ -6,8 +6,9 @@ use super::sources::{Search, Spec};
 use crate::engine::TrackerUrl;
 use crate::net::http_client::Nearest;
 use shoal_protocol::Hints;
+use shoal_protocol::address::Reach;
 use shoal_protocol::link::Url;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How long names may take to resolve.
@@ -23,8 +24,8 @@ pub(super) struct Contacts {
 }
 
 impl Contacts {
-    /// Looks up the names of all of them; those that don't resolve are left out. `giver` is who gave the `hints`.
-    pub(super) async fn look_up(spec: &Spec, search: &Search<'_>, hints: &Hints, giver: IpAddr) -> Self {
+    /// Looks up the names of all of them; those that don't resolve are left out. `giver` is how near who gave the `hints` was.
+    pub(super) async fn look_up(spec: &Spec, search: &Search<'_>, hints: &Hints, giver: Reach) -> Self {
         let mut trackers: Vec<TrackerUrl> = search.trackers.iter().cloned().map(TrackerUrl::from).collect();
         let mut peers = resolve_all(search.peers).await;
         if let Spec::Url(url) = spec
@@ -50,7 +51,7 @@ impl Contacts {
 }
 
 /// Whether a hinted tracker may be asked: nothing from afar makes us talk to what is near.
-async fn believable(tracker: &Url, giver: IpAddr) -> bool {
+async fn believable(tracker: &Url, giver: Reach) -> bool {
     let nearest = Nearest::named_by(giver);
     // Each announce looks its name up again and minds the same rule; this only spares us those that are of no use here.
     let found = tokio::time::timeout(RESOLVE, tokio::net::lookup_host(tracker.authority())).await;

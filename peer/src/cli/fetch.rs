@@ -15,6 +15,7 @@ use crate::store::{
     unfinished,
 };
 use serde::Serialize;
+use shoal_protocol::address::Reach;
 use shoal_protocol::announce::{Scrape, StopReason};
 use shoal_protocol::units::format_size;
 use shoal_protocol::{ContentId, Manifest};
@@ -103,7 +104,7 @@ pub(super) async fn run(args: FetchArgs, context: Context) -> Result<Outcome, Fa
     }
     let name = shown_name(&found.manifest);
     let (manifest, giver) = (Arc::new(found.manifest), found.giver);
-    match open(&args, &manifest, &out, &name, &context, start).await? {
+    match open(&args, &manifest, giver, &out, &name, &context, start).await? {
         Opened::Complete(path) => {
             if let Some(engine) = engine {
                 engine.shutdown().await;
@@ -233,6 +234,7 @@ fn target(args: &FetchArgs, found: &Found, here: &Path) -> PathBuf {
 async fn open(
     args: &FetchArgs,
     manifest: &Arc<Manifest>,
+    giver: Reach,
     out: &Path,
     name: &str,
     context: &Context,
@@ -246,6 +248,7 @@ async fn open(
             (_, true) => Existing::Repair,
             _ => Existing::Refuse,
         },
+        giver,
         state_dir: default_state_dir(),
     };
     let (manifest, out, cancelled) = (Arc::clone(manifest), out.to_owned(), context.signals.cancelled());

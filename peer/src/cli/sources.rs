@@ -7,13 +7,13 @@ use crate::engine::Engine;
 use crate::failure::{Failure, FailureKind};
 use crate::net::http_client::{HttpClient, HttpError, Nearest};
 use crate::store::read_journal_manifest;
+use shoal_protocol::address::{Reach, reach};
 use shoal_protocol::geometry::Large;
 use shoal_protocol::limits::MANIFEST_BYTES;
 use shoal_protocol::link::{Url, UrlError};
 use shoal_protocol::tree::root_of;
 use shoal_protocol::{ContentId, Hash, Manifest, ManifestError};
 use std::io::Read as _;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -35,15 +35,15 @@ const JOURNALS: usize = 256;
 pub(super) struct Found {
     /// What it is.
     pub(super) manifest: Manifest,
-    /// The host that gave it, which its hints are believed as; this one if it was here already.
-    pub(super) giver: IpAddr,
+    /// How near the host that gave it was, for what its hints may name; loopback if it was here already.
+    pub(super) giver: Reach,
     /// Where a fetch of it was under way, when that is where the manifest came from.
     pub(super) journal: Option<PathBuf>,
 }
 
 impl Found {
     fn here(manifest: Manifest) -> Self {
-        Self { manifest, giver: IpAddr::V4(Ipv4Addr::LOCALHOST), journal: None }
+        Self { manifest, giver: Reach::Loopback, journal: None }
     }
 }
 
@@ -154,10 +154,10 @@ where
         Err(Attempt::Final(failure)) => return Err(failure),
         Err(Attempt::Again(error)) => error,
     };
-    if let Some((manifest, out)) = id.and_then(|id| search.journals.and_then(|place| journal(place, id))) {
+    if let Some((manifest, giver, out)) = id.and_then(|id| search.journals.and_then(|place| journal(place, id))) {
         let text = format!("{} can't be asked ({error}); going on from what {} knows", url.authority(), out.display());
         tools.output.say(&text);
-        return Ok(Found { journal: Some(out), ..Found::here(manifest) });
+        return Ok(Found { manifest, giver, journal: Some(out) });
     }
     tools.output.say(&format!("waiting for {}: {error}", url.authority()));
     // Others may have the manifest too: anyone who has the content gives it out by its id.
@@ -188,7 +188,7 @@ async fn retry(
     tools: &Tools<'_>,
     start: Instant,
     first: HttpError,
-) -> Result<(Manifest, IpAddr), Failure> {
+) -> Result<(Manifest, Reach), Failure> {
     let (mut error, mut pause) = (first, PAUSE.0);
     let mut answered = false;
     loop {
@@ -234,7 +234,7 @@ enum Attempt {
     Final(Failure),
 }
 
-async fn attempt(url: &Url, id: Option<ContentId>, http: &HttpClient) -> Result<(Manifest, IpAddr), Attempt> {
+async fn attempt(url: &Url, id: Option<ContentId>, http: &HttpClient) -> Result<(Manifest, Reach), Attempt> {
     let answer = http.fetch_bytes(url, ACCEPT, MANIFEST_BYTES, MANIFEST_TIME, Nearest::Anything).await;
     let answer = match answer {
         Ok(answer) => answer,
@@ -254,7 +254,7 @@ async fn attempt(url: &Url, id: Option<ContentId>, http: &HttpClient) -> Result<
         .await
         .unwrap_or_else(|error| Err(Failure::new(FailureKind::Bug, error.to_string())));
     match parsed {
-        Ok(manifest) => Ok((manifest, ip)),
+        Ok(manifest) => Ok((manifest, reach(ip))),
         Err(failure) if elsewhere && id.is_some() => Err(Attempt::Again(HttpError::Broken(failure.to_string()))),
         Err(failure) => Err(Attempt::Final(failure)),
     }
@@ -310,10 +310,10 @@ pub(super) async fn cvs_from(url: &Url, manifest: &Manifest, http: &HttpClient) 
 }
 
 /// A fetch of this content that was under way: its manifest and its target.
-fn journal(place: Journals<'_>, id: ContentId) -> Option<(Manifest, PathBuf)> {
+fn journal(place: Journals<'_>, id: ContentId) -> Option<(Manifest, Reach, PathBuf)> {
     let look = |out: PathBuf| {
-        let manifest = read_journal_manifest(&out)?;
-        (manifest.id() == id).then_some((manifest, out))
+        let (manifest, giver) = read_journal_manifest(&out)?;
+        (manifest.id() == id).then_some((manifest, giver, out))
     };
     match place {
         Journals::Of(out) => look(out.to_owned()),

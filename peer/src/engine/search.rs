@@ -35,6 +35,7 @@ impl Resting {
     }
 
     fn did_not_answer(&mut self, now: Instant, addr: SocketAddr) {
+        self.0.retain(|_, (_, until)| now.saturating_duration_since(*until) < REST.1);
         let rest = self.0.get(&addr).map_or(REST.0, |(rest, _)| (*rest * 2).min(REST.1));
         self.0.insert(addr, (rest, now + rest));
     }

@@ -16,7 +16,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpInfo;
 use hyper_util::client::legacy::{self as client, Client, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use shoal_protocol::address::canonical;
+use shoal_protocol::address::{canonical, reach};
 use shoal_protocol::announce::Refusal;
 use shoal_protocol::link::{Url, UrlError};
 use std::future::Future;
@@ -237,7 +237,7 @@ impl HttpClient {
                 Reply::Answer(answer) => return Ok(answer),
                 Reply::Redirect { to, ip } => {
                     let next = redirect_target(&url, &to)?;
-                    nearest = match (nearest, Nearest::named_by(ip)) {
+                    nearest = match (nearest, Nearest::named_by(reach(ip))) {
                         (Nearest::Global, _) | (_, Nearest::Global) => Nearest::Global,
                         (Nearest::Private, _) | (_, Nearest::Private) => Nearest::Private,
                         _ => Nearest::Anything,

@@ -19,6 +19,7 @@
 
 use super::platform;
 use crate::failure::{Failure, FailureKind};
+use shoal_protocol::address::Reach;
 use shoal_protocol::limits::{MANIFEST_BYTES, PIECES};
 use shoal_protocol::{Bitfield, ContentId, Hash, Manifest};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -71,6 +72,7 @@ struct Header {
     pid: u32,
     part: Identity,
     replace: bool,
+    giver: Reach,
 }
 
 impl Header {
@@ -87,6 +89,11 @@ impl Header {
         out.extend(self.part.device.to_le_bytes());
         out.extend(self.part.inode.to_le_bytes());
         out.push(self.replace.into());
+        out.push(match self.giver {
+            Reach::Loopback => 1,
+            Reach::Private => 2,
+            Reach::Global | Reach::Never => 0,
+        });
         out.resize(HEADER - CHECK, 0);
         let check = blake3::hash(&out);
         out.extend(check.as_bytes());
@@ -113,6 +120,12 @@ impl Header {
                 inode: u64::from_le_bytes(take(&mut rest)?),
             },
             replace: take::<1>(&mut rest)?[0] != 0,
+            giver: match take::<1>(&mut rest)?[0] {
+                1 => Reach::Loopback,
+                2 => Reach::Private,
+                // Nothing said of it, too: then it is trusted least.
+                _ => Reach::Global,
+            },
         };
         // Whoever can write here can make the check fit as well: all that follows counts with these numbers.
         let limits = header.manifest <= MANIFEST_BYTES as u64 * 2 && u64::from(header.pieces) <= PIECES;
@@ -237,6 +250,8 @@ pub(crate) struct Loaded {
     pub(crate) same_boot: bool,
     /// The user asked for what is under the final name to be replaced.
     pub(crate) replace: bool,
+    /// How near who gave the manifest was: its hints may name what is as near.
+    pub(crate) giver: Reach,
     /// Pieces to be trusted, if the part is still the one it was.
     pub(crate) have: Bitfield,
     /// Pieces whose data was flushed.
@@ -308,6 +323,7 @@ pub(crate) fn load(file: &File, boot: Option<[u8; 16]>) -> Option<Loaded> {
         part: header.part,
         same_boot,
         replace: header.replace,
+        giver: header.giver,
         have,
         durable,
         mark,
@@ -436,6 +452,12 @@ pub(crate) fn refuse_foreign(path: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Opens a journal only to look at it; what isn't a file, such as a pipe that nobody writes into, holds up nobody.
+pub(crate) fn open_to_look(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
+}
+
 /// What a new journal begins with.
 #[derive(Debug)]
 pub(crate) struct Begin<'a> {
@@ -443,6 +465,7 @@ pub(crate) struct Begin<'a> {
     pub(crate) boot: Option<[u8; 16]>,
     pub(crate) part: Identity,
     pub(crate) replace: bool,
+    pub(crate) giver: Reach,
     pub(crate) have: &'a Bitfield,
     pub(crate) durable: &'a Bitfield,
     pub(crate) cvs: &'a [(u32, Hash)],
@@ -485,6 +508,7 @@ impl Journal {
             pid: std::process::id(),
             part: begin.part,
             replace: begin.replace,
+            giver: begin.giver,
         };
         let areas = header.areas();
         let (live, durable) = (begin.have.to_bytes(), begin.durable.to_bytes());

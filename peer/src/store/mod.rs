@@ -40,7 +40,7 @@ pub use layout::{Span, spans};
 pub use memory::MemorySource;
 pub use piece_check::PieceCheck;
 pub use platform::default_state_dir;
-pub(crate) use platform::descriptors;
+pub(crate) use platform::{descriptors, private_dir};
 pub use scan::{ScanOptions, ScanProgress, Scanned, scan};
 pub use source::SeedSource;
 pub use stamp::Stamp;

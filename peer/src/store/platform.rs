@@ -163,8 +163,13 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
 pub(crate) fn is_foreign(path: &Path) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let trusted = [rustix::process::geteuid().as_raw(), 0, std::fs::metadata(parent)?.uid()];
-    Ok(!trusted.contains(&std::fs::symlink_metadata(path)?.uid()))
+    let made_by = std::fs::symlink_metadata(path)?.uid();
+    if [rustix::process::geteuid().as_raw(), 0, std::fs::metadata(parent)?.uid()].contains(&made_by) {
+        return Ok(false);
+    }
+    // On some filesystems what we make belongs to another at once: root's files on a server that trusts no root.
+    let probe = tempfile::tempfile_in(parent).and_then(|file| file.metadata());
+    Ok(probe.map_or(true, |ours| ours.uid() != made_by))
 }
 
 /// Nanoseconds since 1970 by the wall clock, which is also what files are stamped with.

@@ -54,7 +54,7 @@ impl Swarm {
             if expected >= window || pipeline.asked.len() + pipeline.asks as usize >= depth {
                 return;
             }
-            let assigns = session.assigns && self.may_choose_for_us(conn);
+            let assigns = session.assigns && !self.awaits_cvs() && self.may_choose_for_us(conn);
             if far && self.far_is_full(now) {
                 return;
             }

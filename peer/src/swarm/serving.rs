@@ -201,7 +201,7 @@ impl Swarm {
             session.up.add(now, block.length.into());
             session.spoke = now;
         }
-        self.turns.note_sent(now, conn, block.length);
+        self.turns.note_sent(now, conn, block.length, self.geometry.piece_length(block.piece));
         self.writer_is_free(now, conn, block);
     }
 

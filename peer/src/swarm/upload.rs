@@ -134,8 +134,10 @@ impl Turns {
         }
     }
 
-    /// A peer got so many bytes.
-    pub fn note_sent(&mut self, now: Time, conn: ConnId, bytes: u32) {
+    /// A peer got so many bytes of a piece. They count as a whole block at least: who asks for crumbs of many pieces takes
+    /// as many turns as who takes all of them.
+    pub fn note_sent(&mut self, now: Time, conn: ConnId, bytes: u32, piece_length: u32) {
+        let bytes = bytes.max(piece_length.min(BLOCK_BYTES));
         if let Ok(at) = self.rows.binary_search_by_key(&conn, |r| r.conn) {
             self.rows[at].taken.add(now, bytes);
         }

@@ -109,7 +109,7 @@ pub fn journal(bytes: &[u8]) {
         make_fit(&mut bad);
     }
     std::fs::write(&journal, &bad).unwrap();
-    if let Some(manifest) = read_journal_manifest(&dir.path().join("out")) {
+    if let Some((manifest, _)) = read_journal_manifest(&dir.path().join("out")) {
         assert_eq!(manifest.id(), content.manifest.id(), "another content than it was made for");
     }
     let missing = missing_bytes(&content.manifest, &dir.path().join("out"), dir.path());

@@ -23,6 +23,7 @@ use super::source::{gone_or, read_spans};
 use super::{Extent, ReadError, Source, Stamp, no_such_block, platform};
 use crate::failure::{Failure, FailureKind};
 use place::Place;
+use shoal_protocol::address::Reach;
 use shoal_protocol::geometry::Piece;
 use shoal_protocol::manifest::Kind;
 use shoal_protocol::message::Block;
@@ -76,6 +77,8 @@ pub struct DownloadOptions {
     pub sync: SyncMode,
     /// What to do with something else under the final name.
     pub existing: Existing,
+    /// How near who gave the manifest was, for when it is taken from the journal.
+    pub giver: Reach,
     /// Where completion records go if the target's filesystem can't keep them.
     pub state_dir: PathBuf,
 }
@@ -470,11 +473,14 @@ fn edited_since(manifest: &Manifest, tree: &Tree, journal: &Path) -> bool {
     times.any(|mtime| mtime.saturating_sub(last) > LATE_NS)
 }
 
-/// The manifest that an unfinished fetch to `out` left behind, so that it can go on though the host of its link is gone.
+/// The manifest that an unfinished fetch to `out` left behind, so that it can go on though the host of its link is gone, and
+/// how near its giver was.
 #[must_use]
-pub fn read_journal_manifest(out: &Path) -> Option<Manifest> {
-    let load = |path: &PathBuf| Some(super::journal::load(&File::open(path).ok()?, None)?.manifest);
-    place::Place::journals(out).iter().find_map(load)
+pub fn read_journal_manifest(out: &Path) -> Option<(Manifest, Reach)> {
+    place::Place::journals(out).iter().find_map(|path| {
+        let loaded = super::journal::load(&super::journal::open_to_look(path).ok()?, None)?;
+        Some((loaded.manifest, loaded.giver))
+    })
 }
 
 /// Whether a fetch to `out` left something of its own beside it or inside.
@@ -487,7 +493,7 @@ pub fn unfinished(out: &Path) -> bool {
 #[must_use]
 pub fn missing_bytes(manifest: &Manifest, out: &Path, state_dir: &Path) -> u64 {
     let have = place::Place::journals(out).iter().find_map(|path| {
-        let loaded = super::journal::load(&File::open(path).ok()?, super::platform::boot_id())?;
+        let loaded = super::journal::load(&super::journal::open_to_look(path).ok()?, super::platform::boot_id())?;
         (loaded.manifest.id() == manifest.id()).then_some(loaded.have)
     });
     match have {

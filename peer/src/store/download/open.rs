@@ -264,6 +264,7 @@ fn begin(
             boot,
             part: Identity::of(&place.part).map_err(|e| fail("can't read", &place.part, &e))?,
             replace,
+            giver: options.giver,
             have: &state.have,
             durable: &durable,
             cvs: &cvs,

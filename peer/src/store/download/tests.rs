@@ -5,6 +5,7 @@ use super::super::testing::{GO, content_of, manifest_of_sizes, piece_bytes, root
 use super::super::{Source, piece_check::PieceCheck};
 use super::*;
 use crate::failure::FailureKind;
+use shoal_protocol::address::Reach;
 use shoal_protocol::geometry::Piece;
 use shoal_protocol::limits::BLOCK_BYTES;
 use shoal_protocol::manifest::{EMPTY_ROOT, Entry, Hints, Shape};
@@ -43,6 +44,7 @@ impl World {
             // Flushing waits for whatever else writes to this disk; tests of what it is for turn it on.
             sync: SyncMode::None,
             existing: Existing::Refuse,
+            giver: Reach::Private,
             state_dir: dir.path().join("state"),
         };
         Self { dir, manifest: Arc::new(manifest), content, options }
@@ -169,7 +171,8 @@ fn a_killed_fetch_goes_on_with_exactly_what_was_marked() {
     let (cvs, known) = download.cvs();
     download.remember_peers(&["10.0.0.1:7171".parse().unwrap(), "[::1]:7172".parse().unwrap()]);
     drop(download);
-    assert_eq!(read_journal_manifest(&world.out()).unwrap().id(), world.manifest.id());
+    let (manifest, giver) = read_journal_manifest(&world.out()).unwrap();
+    assert_eq!((manifest.id(), giver), (world.manifest.id(), Reach::Private));
     let download = world.open();
     assert_eq!(download.have(), before);
     assert_eq!(download.cvs(), (cvs, known));
