@@ -41,6 +41,39 @@ fn who_asks_for_one_piece_without_end_does_not_keep_its_turn() {
 }
 
 #[test]
+fn who_takes_a_crumb_of_each_piece_does_not_take_all_turns_for_long() {
+    let mut siege = Siege::new(true);
+    let crowd: Vec<ConnId> = (0..6).map(|n| siege.connect(evil(n), false, false)).collect();
+    let late = siege.connect(honest(1), false, false);
+    siege.says(late, Message::Have(vec![(15, 1)]));
+    let (mut next, mut given) = (0, 0);
+    let mut ask = |siege: &mut Siege, conn: ConnId| {
+        next = (next + 1) % 13;
+        siege.asks(conn, next, 1_000);
+    };
+    crowd.iter().chain([&late]).for_each(|conn| ask(&mut siege, *conn));
+    for step in 0..300 {
+        siege.now = Time(siege.now.0 + 100_000);
+        for (conn, block) in std::mem::take(&mut siege.sending) {
+            // A turn of the crowd's lasts as long as it may without being stuck.
+            if conn != late && step % 2 == 0 {
+                siege.sending.push((conn, block));
+                continue;
+            }
+            siege.feed(Input::BlockSent { conn, block });
+            if conn == late {
+                given += 1;
+                siege.says(late, Message::Have(vec![(block.piece, 1)]));
+            }
+            ask(&mut siege, conn);
+        }
+        siege.feed(Input::Timeout);
+    }
+    // One in three seconds is what whoever starves gets.
+    assert!(given > 30, "{given} blocks in 30 seconds");
+}
+
+#[test]
 fn crumbs_fill_no_writer() {
     let mut siege = Siege::new(true);
     let evil = siege.connect(evil(1), false, false);
