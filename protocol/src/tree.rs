@@ -318,7 +318,7 @@ mod tests {
         data.chunks(piece).zip(0..).map(|(c, i)| piece_cv(i * piece as u64, c).unwrap()).collect()
     }
 
-    /// BLAKE3 of a file by its definition, one chunk at a time: independent of the code above.
+    /// BLAKE3 of a file by the library's own code; `tests/tree.rs` has a reference by the definition.
     fn reference_root(data: &[u8]) -> Hash {
         *blake3::hash(data).as_bytes()
     }

@@ -426,7 +426,7 @@ async fn status(url: &str, output: Output) -> Result<(), Failure> {
         .map_err(|error| Failure::new(3, format!("{url}: not the status of a tracker: {error}")))?;
     output.record("status", &answer);
     output.line(&format!(
-        "up {}  swarms {}  peers {}  manifests {}  requests {}  announces {}  handed out {}  refused {} ({} too fast)",
+        "up {}  swarms {}  peers {}  manifests {}  requests {}  announces {}  handed out {}  refused {}  too fast {}",
         format_duration(Duration::from_secs(status.uptime_s)),
         status.swarms,
         status.peers,

@@ -184,10 +184,10 @@ impl Service {
         let asker = self.asker(remote, forwarded);
         check_framing(&request).map_err(plain)?;
         let route = route(request.method(), request.uri().path(), request.uri().query())?;
-        if route == Route::Health {
-            return Ok(ok("text/plain", "ok\n"));
+        // Whoever watches a tracker may ask as often as it likes: that costs nothing.
+        if route != Route::Health {
+            self.admit(self.now_ms(), asker).map_err(plain)?;
         }
-        self.admit(self.now_ms(), asker).map_err(plain)?;
         match route {
             Route::Health => Ok(ok("text/plain", "ok\n")),
             Route::Announce => self.announce_request(request, asker, local).await,

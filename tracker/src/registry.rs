@@ -157,7 +157,7 @@ pub struct Registry {
     extras: Budget,
 }
 
-/// Time begins so late that a swarm can be older than this process was there.
+/// Seconds by a clock that starts at [`YOUNG_S`] and not at 0, so that a swarm can have been born before this process started.
 fn seconds(now_ms: u64) -> u32 {
     u32::try_from(now_ms / 1000).unwrap_or(u32::MAX).saturating_add(YOUNG_S)
 }
@@ -229,9 +229,9 @@ impl Registry {
         };
         let swarm = &mut shard.swarms[at].1;
         if swarm.is_empty() {
-            // Whose first peer has been there before is not young: this tracker is. Else all swarms of a tracker that starts
-            // again would be told to return within seconds, at once; but as soon as while it settles, so that those who are
-            // left wait for nobody who was told a minute.
+            // If the first announce isn't a start, the swarm is older than our memory of it. Then it counts as past its
+            // youth, or after a restart every swarm would be told to come back within 3 s, at once; but as one that still
+            // settles, so that its peers find each other within 20 s.
             swarm.born_s = if announce.event == Event::Started { now_s } else { now_s - YOUNG_S };
         }
         swarm.touched_s = now_s;

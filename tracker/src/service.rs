@@ -119,7 +119,8 @@ pub struct Status {
     pub peers_handed_out: u64,
     /// Requests answered with an error since the start.
     pub refused: u64,
-    /// Those of them that came too fast.
+    /// Requests and connections that came too fast since the start; a connection that is turned away at the door has no
+    /// request, so they are not a part of `refused`.
     pub rate_limited: u64,
 }
 

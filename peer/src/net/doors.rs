@@ -13,9 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub const HTTP_MAX: usize = 512;
 /// Peers that dialled us at once, over all contents, unless the user wants more for one.
 const PEERS_MAX: usize = 200;
-/// Places beside [`PEERS_MAX`] for those whose address has fewer than another: of that one the swarm ends a connection, or it
-/// is ending one already. A crowd that is told to go, and comes again at once, would else fill all places with connections
-/// that are ending.
+/// Places beside [`PEERS_MAX`] for a newcomer whose address isn't the one with most connections. The swarm then closes one of
+/// the crowd's. Without these places a crowd that comes again at once would hold all of them with connections that are closing.
 const PEERS_BESIDE: usize = 64;
 /// Those that have yet to get the manifest are no peers: no content knows them, so a place of theirs goes as that of a
 /// half-open connection does. They take one or two segments, most of them.

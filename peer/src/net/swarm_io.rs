@@ -265,7 +265,7 @@ impl SwarmIo {
         if self.disk_failed.is_some() {
             return;
         }
-        // A quota is a full disk to whom it stops.
+        // An exceeded quota is reported as a full disk.
         let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
         self.disk_failed = Some(if full { StopReason::DiskFull } else { StopReason::Failed });
         let what = if full { "the disk is full" } else { "writing failed" };

@@ -159,12 +159,12 @@ impl Tree {
         }
     }
 
-    /// An entry's file for reading and writing in parts, with its final size.
     /// Whether a file of an entry is open already.
     pub(crate) fn is_open(&self, entry: u32) -> bool {
         lock(&self.files).get(&entry).is_some()
     }
 
+    /// An entry's file for reading and writing in parts, with its final size.
     pub(crate) fn writable(&self, entry: u32, path: &str, executable: bool, size: u64) -> io::Result<Arc<File>> {
         if let Some((file, true)) = lock(&self.files).get(&entry) {
             return Ok(file);

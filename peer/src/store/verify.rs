@@ -161,7 +161,7 @@ fn hash_all(
 ) -> Result<(), Failure> {
     let geometry = manifest.geometry();
     let done = AtomicU64::new(0);
-    // (entry, range, CV that was found); the CV is only there where it can't be judged yet.
+    // Of a part of an entry: its range, the CV that was found where it can't be judged yet, and whether it is good.
     type Parts = Vec<(Range<u64>, Option<Hash>, bool)>;
     type Finding = (u32, Range<u64>, Option<Hash>, bool);
     let entry_path = |entry: u32| manifest.entries().get(entry as usize).map_or("", |e| e.path.as_str());

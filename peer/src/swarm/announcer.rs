@@ -68,7 +68,7 @@ impl Announcer {
         out
     }
 
-    /// A tracker answered the announce for `event`.
+    /// A tracker answered.
     pub fn answered(&mut self, now: Time, id: TrackerId, interval_s: u32, rng: &mut Prng) {
         let (complete, was_complete) = (self.complete, self.was_complete);
         let Some(tracker) = self.trackers.get_mut(id) else { return };

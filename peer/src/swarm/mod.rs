@@ -172,7 +172,7 @@ pub struct Connected {
 pub enum Input {
     /// A connection is ready: greetings and hellos were exchanged.
     Connected(Connected),
-    /// Dialling did not lead to a connection; `id` if the reason is that we reached ourselves or a peer we know.
+    /// Dialling did not lead to a connection.
     DialFailed {
         /// What was dialled.
         addr: SocketAddr,

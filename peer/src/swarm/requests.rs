@@ -1,8 +1,8 @@
 //! How much to ask of one peer at a time, and until when to wait for it.
 //!
-//! The window is the bandwidth-delay product as observed and some more (see [`delay`](super::delay)), and where that comes
-//! near the least, one of those more, so that one is on its way while the next is asked for; at most [`WINDOW_MAX`], at least
-//! two blocks or, where it is smaller, a piece. Each arrival refills it at once. On a shared uplink little should be asked
+//! The window is the bandwidth-delay product as observed and some more (see [`delay`](super::delay)). If that is near the
+//! least, one least is added, so that the next request is on its way already. It is at most [`WINDOW_MAX`], and at least two
+//! blocks or, where it is smaller, a piece. Each arrival refills it at once. On a shared uplink little should be asked
 //! for: what waits in a queue there has to be taken back before it can be had elsewhere. In the simulator's star of 16 hosts
 //! (40 Mbit/s, control frames 50 ms late) four pieces of 64 KiB instead of one cost 2 % of time with 128 MiB and a quarter
 //! with 4 MiB. An origin that chooses the pieces itself has at least [`WINDOW_MIN`] asked of it, as nothing is bound by

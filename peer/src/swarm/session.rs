@@ -25,7 +25,8 @@ const UNASKED_MAX: u32 = 8;
 pub struct Session {
     /// Last time we heard from it.
     pub heard: Time,
-    /// Until when there is nothing to ask it for, unless a piece is given back: what the picker counted of those.
+    /// `(until, returned)`: it isn't looked at before `until`, unless [`Picker::returned`](super::picker::Picker::returned) has
+    /// moved on from `returned`.
     pub rests: (Time, u64),
     /// Until when it is asked for nothing at all: what it rejects at once must not be asked again at once.
     pub hold_until: Time,
@@ -57,7 +58,8 @@ pub struct Session {
     pub far_turn: bool,
     /// Last time that it was told of pieces that could wait.
     pub far_told: Time,
-    /// Last time that it had a piece before all others who are as near, or had none to bring.
+    /// When it last brought a piece that nobody as near had before, or had nothing left of its share to bring
+    /// ([`super::zones`]).
     pub brought: Time,
     /// What we asked of it.
     pub pipeline: Pipeline,

@@ -35,9 +35,8 @@ pub struct Spread {
     left: Bitfield,
     /// Where the search for the next piece goes on.
     next: u32,
-    /// The relay backlog of each peer.
+    /// The relay backlog of each peer that is here.
     backlog: BTreeMap<ConnId, i64>,
-    leechers: i64,
 }
 
 impl Spread {
@@ -54,7 +53,6 @@ impl Spread {
             left: Bitfield::none(pieces),
             next: start % pieces.max(1),
             backlog: BTreeMap::new(),
-            leechers: 0,
         }
     }
 
@@ -64,11 +62,10 @@ impl Spread {
         self.out.is_complete() && self.said.count() == 0
     }
 
-    /// A leecher came.
+    /// A peer came.
     pub fn joined(&mut self, conn: ConnId) {
-        self.leechers += 1;
         self.backlog.insert(conn, 0);
-        if self.leechers <= i64::from(ENOUGH) + 1 {
+        if self.backlog.len() as u32 <= ENOUGH + 1 {
             self.recount();
         }
     }
@@ -78,7 +75,6 @@ impl Spread {
         if self.backlog.remove(&conn).is_none() {
             return;
         }
-        self.leechers -= 1;
         for piece in 0..self.given.len() as u32 {
             if self.given[piece as usize] == Some(conn) {
                 self.given[piece as usize] = None;
@@ -94,7 +90,7 @@ impl Spread {
 
     /// How many others must have a piece until its first receiver has done its part.
     fn enough(&self) -> u32 {
-        u32::try_from(self.leechers - 1).unwrap_or(0).min(ENOUGH)
+        (self.backlog.len() as u32).saturating_sub(1).min(ENOUGH)
     }
 
     /// Backlogs by their definition.
@@ -188,8 +184,8 @@ impl Spread {
     /// Says whose is wrong.
     pub(super) fn check<'a>(&self, peers: impl Iterator<Item = (ConnId, &'a Bitfield)>) -> Result<(), String> {
         let peers: Vec<_> = peers.filter(|(conn, _)| self.backlog.contains_key(conn)).collect();
-        if peers.len() as i64 != self.leechers {
-            return Err(format!("{} peers, {} counted", peers.len(), self.leechers));
+        if peers.len() != self.backlog.len() {
+            return Err(format!("{} peers, {} counted", peers.len(), self.backlog.len()));
         }
         for (conn, backlog) in &self.backlog {
             let given = (0..).zip(&self.given).filter(|(_, owner)| **owner == Some(*conn));

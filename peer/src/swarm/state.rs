@@ -34,7 +34,7 @@ pub(super) const TICK: Duration = Duration::from_millis(100);
 const TICK_ALONE: Duration = Duration::from_millis(500);
 /// How often connections are looked at for what is late. The shortest patience is a second.
 const SWEEP: Duration = Duration::from_millis(200);
-/// How often they hear of what can wait: new peers, pieces that they have themselves.
+/// How often peers get lists of peers, and word of pieces that they have themselves.
 const TELL_PEERS: Duration = Duration::from_millis(500);
 /// So many neighbours are looked at with each tick, on average.
 const NEIGHBOURS_A_TICK: usize = 16;
@@ -281,7 +281,7 @@ impl Swarm {
         self.spread.as_ref().is_some_and(|s| !s.is_done())
     }
 
-    /// What the greeting's `spreads` must say: true for an origin even when everything is out, so that newcomers who have
+    /// What the hello's `spreads` must say: true for an origin even when everything is out, so that newcomers who have
     /// other sources know whom to spare.
     #[must_use]
     pub fn is_origin(&self) -> bool {

@@ -194,7 +194,7 @@ fn rate_now(session: &Session, now: Time) -> Option<f64> {
 fn time_for(rate: Option<f64>, bytes: u64) -> Duration {
     match rate {
         None => Duration::MAX,
-        // Never heard of: give it a fair chance before its work is doubled.
+        // Nothing came of it yet: give it a fair chance before its work is taken back.
         Some(rate) if rate < 1.0 => Duration::from_secs(2),
         Some(rate) => Duration::from_secs_f64((bytes as f64 / rate).min(3600.0)),
     }
