@@ -129,6 +129,27 @@ impl Bitfield {
         set_bits(self.words.iter().map(|w| !w)).take_while(move |piece| *piece < len)
     }
 
+    /// The first piece from `from` on, and then from the beginning, for which `which` gives a bit of the words of both sets.
+    pub fn search(&self, other: &Self, from: u32, which: impl Fn(u64, u64) -> u64) -> Option<u32> {
+        let count = self.words.len();
+        let (start, low) = ((from / WORD) as usize, !0 << (from % WORD));
+        // The word that it begins in comes twice: first its upper part, then its lower one.
+        (0..=count).find_map(|step| {
+            let at = (start + step) % count.max(1);
+            let (ours, theirs) = (self.words.get(at)?, other.words.get(at)?);
+            let part = if step == 0 {
+                low
+            } else if step == count {
+                !low
+            } else {
+                !0
+            };
+            let bits = which(*ours, *theirs) & part;
+            let piece = at as u32 * WORD + bits.trailing_zeros();
+            (bits != 0 && piece < self.len).then_some(piece)
+        })
+    }
+
     /// The pieces that are in both sets, ascending.
     pub fn common(&self, other: &Self) -> impl Iterator<Item = u32> {
         set_bits(self.words.iter().zip(&other.words).map(|(ours, theirs)| ours & theirs))
@@ -151,6 +172,24 @@ fn set_bits(words: impl Iterator<Item = u64>) -> impl Iterator<Item = u32> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_search_finds_what_a_look_at_each_finds(len in 1_u32..200, seed in any::<[u64; 8]>(), from in 0_u32..200) {
+            let (mut ours, mut theirs) = (Bitfield::none(len), Bitfield::none(len));
+            for piece in 0..len {
+                ours.set(piece, seed[piece as usize / 64] >> (piece % 64) & 1 == 1);
+                theirs.set(piece, seed[4 + piece as usize / 64] >> (piece % 64) & 1 == 1);
+            }
+            let from = from % len;
+            let round = || (from..len).chain(0..from);
+            prop_assert_eq!(
+                ours.search(&theirs, from, |a, b| !a & !b),
+                round().find(|p| !ours.has(*p) && !theirs.has(*p))
+            );
+            prop_assert_eq!(ours.search(&theirs, from, |a, b| a & !b), round().find(|p| ours.has(*p) && !theirs.has(*p)));
+        }
+    }
 
     #[test]
     fn wrong_lengths_and_spare_bits_are_refused() {

@@ -15,6 +15,7 @@ use serde::Serialize;
 use shoal_protocol::SwarmId;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// Most rows in a list.
@@ -38,7 +39,7 @@ impl Service {
                 refusal(&refused, allow)
             })
         };
-        let Some(place) = self.inner.admin_doors.enter(IpAddr::from([127, 0, 0, 1])) else { return };
+        let Some(place) = self.inner.admin_doors.enter(IpAddr::from([127, 0, 0, 1])).map(Arc::new) else { return };
         let io = Paced { ahead: Vec::new(), io, pace: Pace::new() };
         serve(io, &self.inner.config.timeouts, &place, shutdown, handle).await;
     }

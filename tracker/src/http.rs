@@ -51,11 +51,23 @@ const BINARY: &str = "application/octet-stream";
 
 type Answer = Response<Payload>;
 
+/// Bytes of an answer that the system takes at once, mostly.
+const SENT_AT_ONCE: u64 = 64 << 10;
+
+/// A connection is idle again when this goes.
+struct Sending(Arc<Place>);
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.idle();
+    }
+}
+
 /// Serves one connection until it ends, is too slow, or `shutdown` is called and the request at hand is answered.
 pub(crate) async fn serve<IO, F, R>(
     io: Paced<IO>,
     timeouts: &crate::service::Timeouts,
-    place: &Place,
+    place: &Arc<Place>,
     shutdown: CancellationToken,
     handle: F,
 ) where
@@ -68,11 +80,17 @@ pub(crate) async fn serve<IO, F, R>(
         pace.busy();
         place.busy();
         let answer = handle(request);
-        let pace = pace.clone();
+        let (pace, place) = (pace.clone(), place.clone());
         async move {
-            let answer = answer.await;
+            let mut answer = answer.await;
             pace.idle();
-            place.idle();
+            // What is still to be sent isn't idle: others must not cut it off.
+            let sending = Sending(place);
+            if answer.body().size_hint().exact().is_some_and(|bytes| bytes > SENT_AT_ONCE) {
+                answer.body_mut().until_sent(Box::new(sending));
+            } else {
+                drop(sending);
+            }
             if answer.status() == StatusCode::TOO_MANY_REQUESTS {
                 tokio::time::sleep(REFUSAL_PAUSE).await;
             }
@@ -120,7 +138,7 @@ impl Service {
             self.inner.counters.rate_limited.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let Some(place) = self.inner.doors.enter(remote.ip()) else { return };
+        let Some(place) = self.inner.doors.enter(remote.ip()).map(Arc::new) else { return };
         let (remote, local) = (remote.ip(), local.ip());
         let (mut io, mut front, pace) = (io, Front::default(), Pace::new());
         let timeouts = &self.inner.config.timeouts;

@@ -328,7 +328,7 @@ impl Job<'_> {
             Err(failure) => {
                 handle.stop(reason(&failure)).await;
                 engine.shutdown().await;
-                return Err(kept(failure, &stats, &part));
+                return Err(kept(failure, &stats, &as_named(&part, &self.out)));
             }
         };
         let mut result = self.result(&stats, true);
@@ -407,6 +407,12 @@ fn reason(failure: &Failure) -> StopReason {
         FailureKind::Incomplete | FailureKind::Unreachable => StopReason::TimedOut,
         _ => StopReason::Failed,
     }
+}
+
+/// The part by the name that the user gave its target.
+fn as_named(part: &Path, out: &Path) -> PathBuf {
+    let name = part.file_name().unwrap_or_default();
+    if part.parent() == std::path::absolute(out).ok().as_deref() { out.join(name) } else { out.with_file_name(name) }
 }
 
 /// Adds what is kept and how to go on, unless the failure says it better.
@@ -524,6 +530,14 @@ mod tests {
             summary(&stats, 5 << 30, 12.4),
             "done: 5.0 GiB in 12.4 s (413 MiB/s) from 12 peers, 6 % of it from seeds; sent 2.2 GiB on; 0 bad pieces"
         );
+    }
+
+    #[test]
+    fn a_part_is_named_as_its_target_is() {
+        let out = Path::new("./model");
+        let there = std::path::absolute(out).unwrap();
+        assert_eq!(as_named(&there.with_file_name("model.part"), out), Path::new("./model.part"));
+        assert_eq!(as_named(&there.join(".shoal.part"), out), Path::new("./model/.shoal.part"));
     }
 
     #[test]

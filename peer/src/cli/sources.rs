@@ -5,7 +5,7 @@ use super::output::Output;
 use super::signals::Signals;
 use crate::engine::Engine;
 use crate::failure::{Failure, FailureKind};
-use crate::net::http_client::{HttpClient, HttpError, Nearest};
+use crate::net::http_client::{HttpClient, HttpError, Nearest, is_at_home};
 use crate::store::read_journal_manifest;
 use shoal_protocol::address::{Reach, reach};
 use shoal_protocol::geometry::Large;
@@ -249,7 +249,7 @@ async fn attempt(url: &Url, id: Option<ContentId>, http: &HttpClient) -> Result<
             return Err(Attempt::Final(Failure::new(kind, format!("{url}: {error}"))));
         }
     };
-    let (ip, elsewhere) = (answer.ip, answer.url != *url);
+    let (ip, elsewhere) = (answer.ip, !is_at_home(url, &answer.url));
     let parsed = tokio::task::spawn_blocking(move || parse(&answer.body, id))
         .await
         .unwrap_or_else(|error| Err(Failure::new(FailureKind::Bug, error.to_string())));

@@ -239,7 +239,12 @@ impl Writer {
                         message.encode(&mut self.scratch);
                         // What others ask for beside blocks, and that is as long.
                         if matches!(message, Message::Cvs { .. } | Message::ManifestSegment { .. }) {
-                            self.shared.up.acquire(self.scratch.len() - before).await;
+                            let mut left = self.scratch.len() - before;
+                            while left > 0 {
+                                let share = left.min(self.shared.up.share());
+                                self.shared.up.acquire(share).await;
+                                left -= share;
+                            }
                         }
                     }
                     Command::Block(block) => self.block(block).await?,

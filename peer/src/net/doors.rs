@@ -19,7 +19,7 @@ const PEERS_BESIDE: usize = 64;
 /// Those that have yet to get the manifest are no peers: no content knows them, so a place of theirs goes as that of a
 /// half-open connection does. They take one or two segments, most of them.
 const NEWCOMERS_MAX: usize = 200;
-/// How long one keeps its place against its own crowd.
+/// How long one keeps its place against its own crowd after each segment that is new to it.
 const NEWCOMER_KEEPS: Duration = Duration::from_secs(10);
 /// Connections from one address on the internet; private networks and this host are spared, as many share one there.
 const PER_ADDRESS_MAX: usize = 16;

@@ -139,6 +139,16 @@ impl Waiting {
     }
 }
 
+impl Waiting {
+    /// It made progress: its time begins anew.
+    pub(super) fn renew(&self, now: Instant) {
+        let mut list = self.all.list();
+        if let Some(at) = list.find(self.number) {
+            list.each[at].since = now;
+        }
+    }
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
         let mut list = self.all.list();

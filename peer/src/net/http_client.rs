@@ -86,6 +86,11 @@ impl HttpError {
     }
 }
 
+/// Whether a redirect led to the same server, perhaps to its encrypted port.
+pub fn is_at_home(from: &Url, to: &Url) -> bool {
+    from.host == to.host && (from.port == to.port || (to.tls && !from.tls))
+}
+
 fn elsewhere(url: &Url, error: HttpError) -> HttpError {
     HttpError::Elsewhere(url.authority(), Box::new(error))
 }
@@ -229,10 +234,11 @@ impl HttpClient {
     }
 
     async fn follow(&self, url: &Url, call: Call<'_>, mut nearest: Nearest) -> Result<Answer, HttpError> {
-        let mut url = url.clone();
+        let (first, mut url) = (url, url.clone());
         for hop in 0..=REDIRECTS {
             let reply = self.once(&url, &call, nearest).await;
-            let reply = if hop == 0 { reply } else { reply.map_err(|error| elsewhere(&url, error)) };
+            let at_home = hop == 0 || is_at_home(first, &url);
+            let reply = if at_home { reply } else { reply.map_err(|error| elsewhere(&url, error)) };
             match reply? {
                 Reply::Answer(answer) => return Ok(answer),
                 Reply::Redirect { to, ip } => {

@@ -242,7 +242,7 @@ async fn peer(
         let Some((place, _newcomer)) = doors.newcomer(remote.ip()) else { return refuse(opened).await };
         answer(&mut opened).await?;
         let told = tokio::select! {
-            told = manifest_server::serve(&mut opened, &content.bytes, core.upload_limit()) => told?,
+            told = manifest_server::serve(&mut opened, &content.bytes, core.upload_limit(), || place.renew(Instant::now())) => told?,
             // It was in the middle of it, perhaps: no word would be understood.
             () = place.token.cancelled() => return Ok(()),
         };

@@ -36,10 +36,17 @@ pub enum ManifestFetchError {
 }
 
 impl ManifestFetchError {
-    /// Whether there was no answer at all.
+    /// Whether there was no answer at all. Who closes has no room, perhaps.
     #[must_use]
     pub fn is_silence(&self) -> bool {
-        matches!(self, Self::Connection(HandshakeError::Io(_) | HandshakeError::Timeout))
+        use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        match self {
+            Self::Connection(HandshakeError::Io(error)) => {
+                !matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+            }
+            Self::Connection(HandshakeError::Timeout) => true,
+            _ => false,
+        }
     }
 }
 

@@ -49,7 +49,7 @@ impl ManifestBytes {
 }
 
 /// Serves a client that has no manifest yet, until it leaves, or says what it has and so becomes a peer as others are:
-/// then this gives that frame.
+/// then this gives that frame. `progress` is called with each segment that is new to it.
 ///
 /// # Errors
 /// When the network fails, or the client breaks the protocol, doesn't read, or asks for nothing.
@@ -57,6 +57,7 @@ pub async fn serve(
     opened: &mut Opened,
     bytes: &ManifestBytes,
     up: &Limiter,
+    progress: impl Fn(),
 ) -> Result<Option<Message>, HandshakeError> {
     let (mut asked, mut given, mut pace) = (Instant::now(), BTreeMap::new(), Pace::new());
     loop {
@@ -85,6 +86,7 @@ pub async fn serve(
                 sent.map_err(|_| HandshakeError::Timeout)??;
                 if *times == 1 {
                     asked = Instant::now();
+                    progress();
                 }
             }
             Message::KeepAlive | Message::Pex { .. } | Message::Ping { .. } => {}

@@ -37,7 +37,10 @@ const RECENT: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone)]
 struct Known {
     trusted: bool,
+    /// It said that it has everything.
     seed: bool,
+    /// Others say so.
+    said_seed: bool,
     failures: u32,
     next: Time,
     dialing: bool,
@@ -45,6 +48,13 @@ struct Known {
     last_connected: Option<Time>,
     /// When it last failed.
     failed: Option<Time>,
+}
+
+impl Known {
+    /// Whether we would only part again. Who is connected to nobody doesn't take others' word for that.
+    fn is_useless(&self, we_are_seed: bool, alone: bool) -> bool {
+        we_are_seed && (self.seed || (self.said_seed && !alone))
+    }
 }
 
 /// The addresses of one swarm.
@@ -74,19 +84,29 @@ impl AddressBook {
     pub fn hear(&mut self, now: Time, addr: SocketAddr, seed: bool, trust: Trust) {
         let addr = canonical_addr(addr);
         if trust.allows(addr) {
-            self.add(now, addr, seed, false);
+            self.add(now, addr, Some(seed), false);
         }
+    }
+
+    /// Whether the user or the journal named it.
+    #[must_use]
+    pub fn is_trusted(&self, addr: SocketAddr) -> bool {
+        self.known.get(&canonical_addr(addr)).is_some_and(|known| known.trusted)
     }
 
     /// Notes an address that the user or the journal named.
     pub fn trust(&mut self, now: Time, addr: SocketAddr) {
-        self.add(now, canonical_addr(addr), false, true);
+        self.add(now, canonical_addr(addr), None, true);
     }
 
-    fn add(&mut self, now: Time, addr: SocketAddr, seed: bool, trusted: bool) {
+    fn add(&mut self, now: Time, addr: SocketAddr, said_seed: Option<bool>, trusted: bool) {
         if let Some(known) = self.known.get_mut(&addr) {
             known.trusted |= trusted;
-            known.seed |= seed;
+            // It may have begun anew: what it said itself holds as long as nobody says otherwise.
+            if let Some(seed) = said_seed.filter(|_| known.conn.is_none()) {
+                known.said_seed = seed;
+                known.seed &= seed;
+            }
             return;
         }
         if self.known.len() >= KNOWN_MAX {
@@ -94,7 +114,8 @@ impl AddressBook {
         }
         self.quiet_until = Time(0);
         let (next, dialing, conn, last_connected, failed) = (now, false, None, None, None);
-        let fresh = Known { trusted, seed, failures: 0, next, dialing, conn, last_connected, failed };
+        let said_seed = said_seed.unwrap_or(false);
+        let fresh = Known { trusted, seed: false, said_seed, failures: 0, next, dialing, conn, last_connected, failed };
         self.known.insert(addr, fresh);
     }
 
@@ -111,7 +132,7 @@ impl AddressBook {
 
     /// A connection to or from this address is up.
     pub fn connected(&mut self, now: Time, addr: SocketAddr, conn: ConnId) {
-        self.add(now, addr, false, false);
+        self.add(now, addr, None, false);
         if let Some(known) = self.known.get_mut(&addr) {
             if std::mem::take(&mut known.dialing) {
                 self.dialing -= 1;
@@ -202,8 +223,9 @@ impl AddressBook {
         }
         let rest = |k: &Known| if k.failures > 1 { REST_ALONE } else { AGAIN };
         let rested = |k: &Known| alone && k.failed.is_some_and(|at| now.since(at) >= rest(k));
-        let due =
-            |k: &Known| k.conn.is_none() && !k.dialing && (k.next <= now || rested(k)) && !(we_are_seed && k.seed);
+        let due = |k: &Known| {
+            k.conn.is_none() && !k.dialing && (k.next <= now || rested(k)) && !k.is_useless(we_are_seed, alone)
+        };
         let mut list: Vec<SocketAddr> = self.known.iter().filter(|(_, k)| due(k)).map(|(a, _)| *a).collect();
         rng.shuffle(&mut list);
         list.sort_by_key(|addr| {
@@ -241,7 +263,7 @@ impl AddressBook {
     /// When the next address may be dialled, if any waits for its time.
     #[must_use]
     pub fn next_due(&self, we_are_seed: bool) -> Option<Time> {
-        let waits = |k: &&Known| k.conn.is_none() && !k.dialing && !(we_are_seed && k.seed);
+        let waits = |k: &&Known| k.conn.is_none() && !k.dialing && !k.is_useless(we_are_seed, self.by_conn.is_empty());
         self.known.values().filter(waits).map(|k| k.next).min()
     }
 
@@ -293,7 +315,7 @@ mod tests {
     #[test]
     fn a_victim_that_is_named_again_and_again_is_left_in_peace() {
         let mut book = AddressBook::default();
-        book.add(Time(0), addr(1500), false, false);
+        book.add(Time(0), addr(1500), None, false);
         book.connected(Time(0), addr(1500), 1);
         let times = dialled(&mut book, addr(2000), 3, 1_200);
         assert!(times.len() <= 3 && times[0] == 0 && times[1] > 450, "{times:?}");
@@ -308,7 +330,7 @@ mod tests {
         let dials_in = |s: u64, connected: bool, rng: &mut Prng| {
             let mut book = AddressBook::default();
             if connected {
-                book.add(Time(0), addr(1500), false, false);
+                book.add(Time(0), addr(1500), None, false);
                 book.connected(Time(0), addr(1500), 1);
             }
             for port in 2000..3900 {
@@ -347,6 +369,20 @@ mod tests {
     }
 
     #[test]
+    fn who_is_said_to_be_a_seed_is_dialled_by_a_seed_that_is_alone_and_who_says_so_itself_is_not() {
+        let (mut rng, mut book, now) = (Prng::new(1), AddressBook::default(), Time(0));
+        book.hear(now, addr(8_000), true, NEAR);
+        book.connected(now, addr(8_001), 7);
+        assert!(book.dials(now, 9, true, &mut rng).is_empty(), "others are there");
+        book.note_seed(addr(8_001));
+        let later = Time(60_000_000);
+        book.closed(now, 7, Duration::ZERO);
+        assert_eq!(book.dials(later, 9, true, &mut rng), [addr(8_000)]);
+        book.hear(later, addr(8_001), false, NEAR);
+        assert_eq!(book.dials(Time(120_000_000), 9, true, &mut rng), [addr(8_001)], "it may have begun anew");
+    }
+
+    #[test]
     fn trusted_addresses_are_never_given_up() {
         let mut rng = Prng::new(1);
         let mut book = AddressBook::default();
@@ -379,6 +415,7 @@ mod tests {
         let mut book = AddressBook::default();
         book.hear(Time(0), addr(2000), true, NEAR);
         book.hear(Time(0), "127.0.0.1:2000".parse().unwrap(), false, NEAR);
+        book.connected(Time(0), addr(2001), 1);
         assert!(book.dials(Time(0), 9, true, &mut rng).is_empty());
         assert_eq!(book.dials(Time(0), 9, false, &mut rng), [addr(2000)]);
     }

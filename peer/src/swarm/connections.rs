@@ -5,7 +5,7 @@ use super::queue::Queue;
 use super::session::Session;
 use super::state::{Swarm, TICK};
 use super::{ConnId, Connected, Output, Time, TrackerId, zones};
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 use shoal_protocol::address::{Reach, Trust, customer, reach, subnet};
 use shoal_protocol::announce::Handout;
 use shoal_protocol::limits::BITFIELD_BITS;
@@ -59,7 +59,7 @@ impl Swarm {
         } else if self.blame.is_barred(now, (hello.peer, customer(remote.ip()))) {
             Some((GoodbyeReason::Barred, None))
         } else {
-            match self.resolve_duplicate(now, &hello, remote.ip(), dialled.is_some()) {
+            match self.resolve_duplicate(now, &hello, remote.ip(), dialled) {
                 Some(other) => Some((GoodbyeReason::Duplicate, Some(other))),
                 None if dialled.is_none() && self.is_crowded(remote.ip()) => Some((GoodbyeReason::TooManyPeers, None)),
                 None if self.open_sessions() >= most - ours
@@ -119,8 +119,18 @@ impl Swarm {
     /// Whether they are the same two is what they say. Another address on the internet makes another peer. In a private
     /// network hosts have many, but from another one nobody takes the place of a connection that does something: so a name,
     /// which every neighbour knows, is no means to cut others off.
-    fn resolve_duplicate(&mut self, now: Time, hello: &Hello, remote: IpAddr, we_dialled: bool) -> Option<ConnId> {
-        let twin = |s: &Session| s.hello.peer == hello.peer && !s.closing && may_be_one(s.remote.ip(), remote);
+    fn resolve_duplicate(
+        &mut self,
+        now: Time,
+        hello: &Hello,
+        remote: IpAddr,
+        we_dialled: Option<SocketAddr>,
+    ) -> Option<ConnId> {
+        // Both addresses were named by the user, most likely as those of one name.
+        let chosen = we_dialled.is_some_and(|addr| self.book.is_trusted(addr));
+        let ours = |s: &Session| chosen && !s.incoming && s.dialable.is_some_and(|addr| self.book.is_trusted(addr));
+        let twin =
+            |s: &Session| s.hello.peer == hello.peer && !s.closing && (may_be_one(s.remote.ip(), remote) || ours(s));
         let other = self.sessions.iter().find(|(_, s)| twin(s)).map(|(conn, _)| *conn)?;
         let session = self.sessions.get_mut(&other)?;
         session.note_moved(now);
@@ -128,7 +138,7 @@ impl Swarm {
         if elsewhere && now.since(session.moved.1) < STRANGER_AFTER {
             return Some(other);
         }
-        let keep_ours = self.config.peer < hello.peer;
+        let (keep_ours, we_dialled) = (self.config.peer < hello.peer, we_dialled.is_some());
         // Both dialled by the same side: the newer one wins, as the older may be dead without our knowing.
         if session.incoming != we_dialled || we_dialled == keep_ours {
             self.close(other, GoodbyeReason::Duplicate);

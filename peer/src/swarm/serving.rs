@@ -140,8 +140,7 @@ impl Swarm {
         if session.wants_any == 0 {
             return false;
         }
-        let have = &session.have;
-        let Some(piece) = spread.give(conn, |p| !have.has(p)) else { return false };
+        let Some(piece) = spread.give(conn, &session.have) else { return false };
         session.wants_any -= 1;
         let length = self.geometry.piece_length(piece);
         for index in 0..blocks_in(length) {

@@ -95,6 +95,10 @@ pub struct Session {
     pub spoke: Time,
     /// The CV batch asked of it.
     pub cv_asked: Option<(u32, Time)>,
+    /// Batches of CVs, and segments of the manifest, that it got.
+    pub cvs_given: u32,
+    /// See `cvs_given`.
+    pub segments_given: u32,
     /// It could not give CVs, or owes some for too long: it is asked again then.
     pub no_cvs_until: Time,
     /// A batch that it still owes us although it isn't waited for.
@@ -160,6 +164,8 @@ impl Session {
             heard: now,
             spoke: now,
             cv_asked: None,
+            cvs_given: 0,
+            segments_given: 0,
             no_cvs_until: Time(0),
             cv_late: None,
             delivered: 0,

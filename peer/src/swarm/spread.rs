@@ -199,28 +199,25 @@ impl Spread {
         Ok(())
     }
 
-    /// Gives the next piece to a peer that lacks it.
-    pub fn give(&mut self, conn: ConnId, lacks: impl Fn(u32) -> bool) -> Option<u32> {
-        let pieces = self.given.len() as u32;
-        let (mut skipped, all_out) = (None, self.out.is_complete());
-        for step in 0..pieces {
-            let piece = (self.next + step) % pieces;
-            let free = if all_out { self.said.has(piece) } else { !self.out.has(piece) };
-            if !free {
-                continue;
-            }
-            if !lacks(piece) {
-                skipped = skipped.or(Some(piece));
-                continue;
-            }
-            self.next = skipped.unwrap_or((piece + 1) % pieces);
-            self.out.set(piece, true);
-            self.said.set(piece, false);
-            self.given[piece as usize] = Some(conn);
-            self.add(conn, self.enough().saturating_sub(self.relays[piece as usize]).into());
-            return Some(piece);
-        }
-        None
+    /// Gives the next piece to a peer that has these. Asked for each request, so many pieces are looked at together.
+    pub fn give(&mut self, conn: ConnId, has: &Bitfield) -> Option<u32> {
+        let all_out = self.out.is_complete();
+        let (piece, first) = if all_out {
+            (
+                self.said.search(has, self.next, |said, has| said & !has)?,
+                self.said.search(has, self.next, |said, _| said),
+            )
+        } else {
+            (self.out.search(has, self.next, |out, has| !out & !has)?, self.out.search(has, self.next, |out, _| !out))
+        };
+        // What this one has already is still the next for others.
+        let skipped = first.filter(|first| *first != piece);
+        self.next = skipped.unwrap_or((piece + 1) % self.given.len() as u32);
+        self.out.set(piece, true);
+        self.said.set(piece, false);
+        self.given[piece as usize] = Some(conn);
+        self.add(conn, self.enough().saturating_sub(self.relays[piece as usize]).into());
+        Some(piece)
     }
 }
 
@@ -228,17 +225,23 @@ impl Spread {
 mod tests {
     use super::*;
 
+    /// Gives a piece to a peer that has nothing.
+    fn give(spread: &mut Spread, conn: ConnId) -> Option<u32> {
+        let nothing = Bitfield::none(spread.given.len() as u32);
+        spread.give(conn, &nothing)
+    }
+
     #[test]
     fn each_piece_goes_out_once() {
         let mut spread = Spread::new(10, 7);
         spread.joined(1);
         spread.joined(2);
-        let given: Vec<_> = (0..10).map(|i| spread.give(1 + i % 2, |_| true).unwrap()).collect();
+        let given: Vec<_> = (0..10).map(|i| give(&mut spread, 1 + i % 2).unwrap()).collect();
         let mut sorted = given.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, (0..10).collect::<Vec<_>>());
         assert_eq!(given[0], 7);
-        assert!(spread.is_done() && spread.give(1, |_| true).is_none());
+        assert!(spread.is_done() && give(&mut spread, 1).is_none());
     }
 
     #[test]
@@ -247,7 +250,7 @@ mod tests {
         for conn in 1..=3 {
             spread.joined(conn);
         }
-        let piece = spread.give(1, |_| true).unwrap();
+        let piece = give(&mut spread, 1).unwrap();
         assert_eq!(spread.backlog(1), 2);
         spread.has(1, piece);
         assert_eq!(spread.backlog(1), 2, "its own copy is no relay");
@@ -267,7 +270,7 @@ mod tests {
     fn a_piece_that_enough_others_have_is_nobodys_backlog() {
         let mut spread = Spread::new(2, 0);
         (1..=9).for_each(|conn| spread.joined(conn));
-        let piece = spread.give(1, |_| true).unwrap();
+        let piece = give(&mut spread, 1).unwrap();
         assert_eq!(spread.backlog(1), i64::from(ENOUGH));
         (2..2 + ENOUGH).for_each(|conn| spread.has(conn, piece));
         assert_eq!(spread.backlog(1), 0, "whoever lacks it can get it elsewhere");
@@ -294,9 +297,9 @@ mod tests {
         let mut spread = Spread::new(2, 0);
         spread.joined(1);
         spread.joined(2);
-        assert_eq!((spread.give(1, |_| true), spread.give(1, |_| true)), (Some(0), Some(1)));
+        assert_eq!((give(&mut spread, 1), give(&mut spread, 1)), (Some(0), Some(1)));
         spread.left(1, &Bitfield::none(2), |piece| piece == 0);
-        assert_eq!(spread.give(2, |_| true), Some(1));
-        assert_eq!(spread.give(2, |_| true), None);
+        assert_eq!(give(&mut spread, 2), Some(1));
+        assert_eq!(give(&mut spread, 2), None);
     }
 }

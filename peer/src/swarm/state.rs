@@ -22,6 +22,7 @@ use super::zones::Zones;
 use super::{Config, ConnId, Input, Output, Time};
 use core::net::SocketAddr;
 use shoal_protocol::address::{Trust, reach};
+use shoal_protocol::limits::CV_BATCH;
 use shoal_protocol::message::{GoodbyeReason, RejectReason};
 use shoal_protocol::{Bitfield, Geometry, Message, PeerId, WireError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -40,6 +41,11 @@ const TELL_PEERS: Duration = Duration::from_millis(500);
 const NEIGHBOURS_A_TICK: usize = 16;
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(120);
+/// How often all CVs are given on one connection, and how many batches beside: they leave outside all turns.
+const CVS_AGAIN: u32 = 2;
+const CVS_MORE: u32 = 16;
+/// Segments of the manifest for who said what it has, and so has the manifest.
+const SEGMENTS_MAX: u32 = 64;
 /// When a peer hasn't answered a CV request after this long, others are asked.
 const CV_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -99,6 +105,8 @@ pub struct Swarm {
     /// Who sent blocks of pieces under way and is no longer connected.
     pub(super) departed: BTreeMap<ConnId, Suspect>,
     pub(super) turns: Turns,
+    /// Who became complete while we were connected.
+    pub(super) finished: BTreeSet<PeerId>,
     pub(super) fresh_haves: BTreeSet<u32>,
     pub(super) haves_due: Time,
     pub(super) tick_due: Time,
@@ -142,6 +150,7 @@ impl Swarm {
             blame: Blame::default(),
             departed: BTreeMap::new(),
             turns: Turns::new(geometry.piece_size()),
+            finished: BTreeSet::new(),
             fresh_haves: BTreeSet::new(),
             haves_due: Time::NEVER,
             tick_due: now,
@@ -349,10 +358,20 @@ impl Swarm {
                     return Err(WireError::OutOfRange("CV request"));
                 }
                 let hashes = self.cvs.answer(first, count);
+                session.cvs_given += u32::from(!hashes.is_empty());
+                if session.cvs_given > CVS_AGAIN * self.geometry.pieces().div_ceil(CV_BATCH) + CVS_MORE {
+                    return Err(WireError::Unexpected("the same CVs again and again"));
+                }
                 self.send(now, conn, Message::Cvs { first, count, hashes });
             }
             Message::Cvs { first, count, hashes } => self.told_cvs(now, conn, first, count, &hashes)?,
-            Message::ManifestRequest { segment } => self.out.push_back(Output::SendManifest { conn, segment }),
+            Message::ManifestRequest { segment } => {
+                session.segments_given += 1;
+                if session.segments_given > SEGMENTS_MAX {
+                    return Err(WireError::Unexpected("a manifest that it has, again and again"));
+                }
+                self.out.push_back(Output::SendManifest { conn, segment });
+            }
             Message::ManifestSegment { .. } => return Err(WireError::Unexpected("a manifest segment")),
             Message::Pex { added, dropped: _ } => {
                 let trust = Trust { source: reach(session.remote.ip()), allow_private: self.config.allow_private };

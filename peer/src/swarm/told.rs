@@ -14,6 +14,8 @@ use std::time::Duration;
 /// had a twentieth of what crossed filled with haves.
 const FAR_HAVE_DELAY: Duration = Duration::from_millis(250);
 
+/// More peers that finished aren't told apart, nor counted.
+const FINISHED_MAX: usize = 100_000;
 /// So often a peer that has everything may lose pieces, on one connection.
 const FALLS_MAX: u32 = 8;
 
@@ -115,7 +117,10 @@ impl Swarm {
         if session.have.is_complete() {
             if !session.counted_finished {
                 session.counted_finished = true;
-                self.counters.finished_peers += 1;
+                // Once by name, on however many connections and after however many restarts.
+                if self.finished.len() < FINISHED_MAX && self.finished.insert(session.hello.peer) {
+                    self.counters.finished_peers += 1;
+                }
             }
             became_seed = Some(session.dialable);
         }

@@ -237,7 +237,8 @@ impl Turns {
     /// has a whole piece to pass on.
     #[must_use]
     pub fn continuing_asker(&self, far: bool) -> Option<ConnId> {
-        self.rows.iter().filter(|r| r.far == far && r.waits() && r.goes_on).min_by_key(|r| r.moved).map(|r| r.conn)
+        let goes_on = |r: &&Row| r.far == far && r.waits() && r.goes_on && !self.hides(r);
+        self.rows.iter().filter(goes_on).min_by_key(|r| r.moved).map(|r| r.conn)
     }
 
     /// The peer that waits longest among those that have waited for more than [`STARVED`] and hide nothing.
