@@ -230,7 +230,8 @@ impl AddressBook {
         rng.shuffle(&mut list);
         list.sort_by_key(|addr| {
             let known = &self.known[addr];
-            (known.failures, !known.trusted)
+            // Who was reached once before whom nobody but a neighbour ever heard of.
+            (known.failures, !known.trusted, known.last_connected.is_none())
         });
         list.truncate(room);
         self.allowance.0 -= list.len() as f64;
