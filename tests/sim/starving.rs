@@ -170,11 +170,11 @@ fn who_has_all_and_loses_it_again_and_again_is_sent_away() {
 #[test]
 fn who_asks_for_what_it_got_again_and_again_is_sent_away() {
     let again: [(Message, usize); 2] =
-        [(Message::CvRequest { first: 0, count: 16 }, 18), (Message::ManifestRequest { segment: 0 }, 64)];
+        [(Message::CvRequest { first: 0, count: 16 }, 2 + 1_024), (Message::ManifestRequest { segment: 0 }, 64)];
     for (message, most) in again {
         let mut siege = Siege::new(true);
         let evil = siege.connect(evil(1), false, false);
-        let times = (0..1_000).take_while(|_| {
+        let times = (0..5_000).take_while(|_| {
             siege.says(evil, message.clone());
             siege.stands(evil)
         });

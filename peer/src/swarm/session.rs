@@ -95,7 +95,7 @@ pub struct Session {
     pub spoke: Time,
     /// The CV batch asked of it.
     pub cv_asked: Option<(u32, Time)>,
-    /// Batches of CVs, and segments of the manifest, that it got.
+    /// For how many pieces it got CVs, and how many segments of the manifest.
     pub cvs_given: u32,
     /// See `cvs_given`.
     pub segments_given: u32,

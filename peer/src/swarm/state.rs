@@ -358,8 +358,10 @@ impl Swarm {
                     return Err(WireError::OutOfRange("CV request"));
                 }
                 let hashes = self.cvs.answer(first, count);
-                session.cvs_given += u32::from(!hashes.is_empty());
-                if session.cvs_given > CVS_AGAIN * self.geometry.pieces().div_ceil(CV_BATCH) + CVS_MORE {
+                if !hashes.is_empty() {
+                    session.cvs_given = session.cvs_given.saturating_add(count);
+                }
+                if session.cvs_given > CVS_AGAIN * self.geometry.pieces() + CVS_MORE * CV_BATCH {
                     return Err(WireError::Unexpected("the same CVs again and again"));
                 }
                 self.send(now, conn, Message::Cvs { first, count, hashes });
