@@ -76,8 +76,9 @@ fn over_a_lossy_line(percent: u32, bytes: u64) -> Option<f64> {
 
 #[test]
 fn five_of_a_hundred_packets_lost_bring_no_transfer_to_a_stop() {
-    // 1.01 to 1.26 were seen, by one plain connection each, whose luck differs; 2.0 to 2.9 with CUBIC.
-    assert!(over_a_lossy_line(5, number("SHOAL_MIB", 6) * MIB).is_none_or(|ratio| ratio < 4.0));
+    // 1.01 to 1.26 were seen, by one plain connection each, whose luck differs; 2.0 to 2.9 with CUBIC, which a system may
+    // have for both. This tells a transfer that is slow from one that stands still; the ratio is for who runs it by hand.
+    assert!(over_a_lossy_line(5, number("SHOAL_MIB", 6) * MIB).is_none_or(|ratio| ratio < 10.0));
 }
 
 #[test]
