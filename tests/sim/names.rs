@@ -41,6 +41,34 @@ fn who_has_the_name_of_another_does_not_keep_it_out() {
 }
 
 #[test]
+fn two_addresses_that_the_user_named_are_one_peer() {
+    let addresses = [HONEST, "[2001:4860::8]:7171".parse().expect("it is one")];
+    for trusted in [true, false] {
+        let mut siege = Siege::new(false);
+        if trusted {
+            siege.feed(Input::Peers(addresses.to_vec()));
+        }
+        let [first, second] = addresses.map(|addr| siege.connect_as(NAMES[0], addr, true, true));
+        // Whom others named may have taken the name.
+        assert!(siege.stands(first) && siege.stands(second) != trusted, "trusted: {trusted}");
+    }
+}
+
+#[test]
+fn who_finishes_again_counts_once() {
+    let mut siege = Siege::new(true);
+    for _ in 0..3 {
+        let conn = siege.connect_as(NAMES[0], HONEST, false, false);
+        siege.says(conn, Message::Have(vec![(0, 16)]));
+        siege.feed(Input::Closed { conn });
+    }
+    assert_eq!(siege.swarm.counters().finished_peers, 1);
+    let other = siege.connect_as(NAMES[1], HONEST, false, false);
+    siege.says(other, Message::Have(vec![(0, 16)]));
+    assert_eq!(siege.swarm.counters().finished_peers, 2);
+}
+
+#[test]
 fn who_changed_its_address_takes_its_own_place_in_a_private_network() {
     for name in NAMES {
         let mut siege = Siege::new(true);

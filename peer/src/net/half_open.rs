@@ -214,6 +214,17 @@ mod tests {
     }
 
     #[test]
+    fn who_gets_on_keeps_its_place() {
+        let (all, now) = (HalfOpen::new(2, GREETS_WITHIN), Instant::now());
+        let held = [(); 2].map(|()| all.enter(now, MOB, || true).unwrap());
+        held.iter().for_each(Waiting::spoke);
+        let later = now + GREETS_WITHIN;
+        held[0].renew(later);
+        let came: Vec<_> = (0..3).filter_map(|_| all.enter(later, MOB, || true)).collect();
+        assert_eq!((came.len(), gone(&held)), (1, vec![1]));
+    }
+
+    #[test]
     fn a_neighbour_of_a_crowd_costs_the_address_that_has_most() {
         let (all, now) = (HalfOpen::new(HALF_OPEN_MAX, GREETS_WITHIN), Instant::now());
         let held: Vec<_> = (0..HALF_OPEN_MAX).map(|_| all.enter(now, MOB, || true).unwrap()).collect();
