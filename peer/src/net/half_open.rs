@@ -112,9 +112,11 @@ impl WaitingList {
         (self.networks.get(&subnet(from)), self.addresses.get(&from))
     }
 
-    /// Of those before the newcomer, one of the largest crowd: the oldest that is silent, or else the oldest.
+    /// Of those before the newcomer, one of the largest crowd: of those that are silent, or else of all, the one without progress for
+    /// the longest time.
     fn leaving(&self, newcomer: usize) -> usize {
-        (0..newcomer).min_by_key(|at| (Reverse(self.crowd(*at)), self.each[*at].spoke)).unwrap_or(0)
+        let place = |at: &usize| (Reverse(self.crowd(*at)), self.each[*at].spoke, self.each[*at].since);
+        (0..newcomer).min_by_key(place).unwrap_or(0)
     }
 
     fn remove(&mut self, at: usize) -> Option<Waiter> {
