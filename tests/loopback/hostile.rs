@@ -144,13 +144,19 @@ fn rejects_and_cancels_keep_to_the_wire() {
     }));
 }
 
+/// Connections that have not said a word.
+async fn silent(addr: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let mut out = Vec::new();
+    for _ in 0..count {
+        out.push(TcpStream::connect(addr).await.unwrap());
+    }
+    out
+}
+
 #[test]
 fn silent_connections_do_not_keep_honest_ones_out() {
     run(with_seed(|addr, content| async move {
-        let mut silent = Vec::new();
-        for _ in 0..200 {
-            silent.push(TcpStream::connect(addr).await.unwrap());
-        }
+        let mut silent = silent(addr, 200).await;
         let start = std::time::Instant::now();
         let evil = Evil::dial(addr, &hello(content.swarm(), 1)).await.unwrap();
         assert!(start.elapsed() < std::time::Duration::from_secs(2), "{:?}", start.elapsed());
@@ -165,10 +171,7 @@ fn silent_connections_do_not_keep_honest_ones_out() {
 fn who_dials_in_a_crowd_of_honest_ones_is_answered() {
     run(with_seed(|addr, content| async move {
         // All are accepted before the first of them says a word.
-        let mut crowd = Vec::new();
-        for _ in 0..300 {
-            crowd.push(TcpStream::connect(addr).await.unwrap());
-        }
+        let crowd = silent(addr, 300).await;
         let mut tasks = JoinSet::new();
         for (n, stream) in crowd.into_iter().enumerate() {
             let hello = hello(content.swarm(), n as u8);

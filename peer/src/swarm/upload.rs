@@ -289,6 +289,18 @@ mod tests {
     }
 
     #[test]
+    fn who_hides_what_it_took_does_not_go_on_before_others() {
+        let mut taken = Taken::default();
+        for (at_s, bytes) in [(0, 1 << 30), (6, 1), (12, 1)] {
+            taken.add(Time(at_s * 1_000_000), bytes);
+        }
+        for (taken, goes_on) in [(Taken::default(), Some(1)), (taken, None)] {
+            let row = Row { goes_on: true, taken, ..asker(1) };
+            assert_eq!(Turns { rows: vec![row], ..Turns::new(1 << 20) }.continuing_asker(false), goes_on);
+        }
+    }
+
+    #[test]
     fn a_crowd_that_asks_and_does_not_read_keeps_nobody_waiting_for_long() {
         const CROWD: ConnId = 200;
         for rate in [0.0, 1e5, 1e8] {
