@@ -373,9 +373,7 @@ impl Writer {
             socket::set_lowat(self.stream.as_ref(), lowat);
         }
     }
-}
 
-impl Writer {
     /// On a line that drops packets the congestion control of short paths is the wrong one.
     fn look_for_losses(&mut self) {
         let Some((looked, before)) = &mut self.losses else { return };
