@@ -4,6 +4,7 @@
 //! are hashed and written. When none is left, connections stop reading and TCP slows the senders down. Buffers are
 //! handed out last in, first out, so the same few stay warm in the caches.
 
+use crate::aligned::Aligned;
 use shoal_protocol::limits::BLOCK_BYTES;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,7 @@ const UNPROVEN: usize = 64;
 /// The pool. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Pool {
-    free: Arc<Mutex<Vec<Box<[u8]>>>>,
+    free: Arc<Mutex<Vec<Aligned>>>,
     quick: Arc<Share>,
     unproven: Arc<Share>,
     starved_us: Arc<AtomicU64>,
@@ -56,7 +57,7 @@ impl Drop for Waiting<'_> {
 /// A buffer of one block; goes back to the pool when dropped.
 #[derive(Debug)]
 pub struct Buffer {
-    bytes: Option<Box<[u8]>>,
+    bytes: Option<Aligned>,
     pool: Pool,
     _permit: OwnedSemaphorePermit,
 }
@@ -98,7 +99,7 @@ impl Pool {
             }
         };
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let bytes = free.unwrap_or_else(|| vec![0; BLOCK_BYTES as usize].into_boxed_slice());
+        let bytes = free.unwrap_or_else(|| Aligned::new(BLOCK_BYTES as usize));
         Buffer { bytes: Some(bytes), pool: self.clone(), _permit: permit }
     }
 

@@ -7,6 +7,7 @@
 
 use super::buffers::Buffer;
 use super::events::{Event, Events};
+use crate::aligned::Aligned;
 use crate::store::{Download, PieceCheck};
 use crate::swarm::{Input, Outcome};
 use shoal_protocol::geometry::Piece;
@@ -176,7 +177,7 @@ fn hash_blocks(place: &Place, piece: u32) -> io::Result<Vec<Hash>> {
 
 fn each_block(place: &Place, piece: u32, mut take: impl FnMut(&[u8])) -> io::Result<()> {
     let total = place.manifest.geometry().piece_length(piece);
-    let mut buffer = vec![0; BLOCK_BYTES.min(total) as usize];
+    let mut buffer = Aligned::new(BLOCK_BYTES.min(total) as usize);
     for offset in (0..total).step_by(BLOCK_BYTES as usize) {
         let length = (total - offset).min(BLOCK_BYTES);
         place.download.read_unverified(Block { piece, offset, length }, &mut buffer[..length as usize])?;

@@ -1,6 +1,7 @@
 //! Reads and hashes parts of files: positional reads into one buffer per thread, no memory maps (a file cut short under
 //! a map would kill the process).
 
+use crate::aligned::Aligned;
 use shoal_protocol::Hash;
 use shoal_protocol::tree::PieceHasher;
 use std::cell::RefCell;
@@ -13,13 +14,12 @@ use std::os::unix::fs::FileExt;
 const BUFFER: usize = 64 << 10;
 
 thread_local! {
-    static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static BYTES: RefCell<Aligned> = RefCell::new(Aligned::new(BUFFER));
 }
 
 /// Hands `length` bytes from `offset` on to `sink`; `false` when the file ends before that.
 pub(crate) fn read_through(file: &File, offset: u64, length: u64, mut sink: impl FnMut(&[u8])) -> io::Result<bool> {
     BYTES.with_borrow_mut(|buffer| {
-        buffer.resize(BUFFER, 0);
         let mut done = 0;
         while done < length {
             let want = (length - done).min(BUFFER as u64) as usize;
