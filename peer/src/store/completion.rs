@@ -7,11 +7,14 @@
 //! Checking it takes one lookup per entry. A missing or wrong record is never an error; the bytes are then checked
 //! themselves.
 //!
+//! Names and sizes may reach the disk before bytes do. A record of bytes that nobody flushed is sealed with the machine's
+//! boot, too, and worth nothing after the next one.
+//!
 //! A single file carries its record itself, and setting an attribute changes `ctime`. So its seal leaves `ctime` out
 //! and the record has the one from just before; the file's own may be at most a second later.
 
 use super::beneath::{Base, Tree};
-use super::platform::{attribute, private_dir, set_attribute};
+use super::platform::{attribute, boot_id, private_dir, set_attribute};
 use super::stamp::Stamp;
 use super::walk::{FoundKind, Walker};
 use crate::names::plain_name;
@@ -35,7 +38,19 @@ const HEAD: usize = 1 + 32 + NAME + 8;
 const RECORD: usize = HEAD + 32;
 const SLACK_NS: i64 = 1_000_000_000;
 
-fn seal(secret: &Hash, head: &[u8], shape: Shape, stamps: &[Stamp]) -> Hash {
+/// One run of the machine, if that is known.
+pub(crate) type Boot = Option<[u8; 16]>;
+
+/// How long a record is worth something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lasts {
+    /// The bytes were flushed.
+    Always,
+    /// They were not: a power cut may take them.
+    UntilReboot(Boot),
+}
+
+fn seal(secret: &Hash, head: &[u8], shape: Shape, stamps: &[Stamp], boot: Boot) -> Hash {
     let mut hasher = blake3::Hasher::new_keyed(secret);
     hasher.update(head);
     for mut stamp in stamps.iter().copied() {
@@ -43,6 +58,9 @@ fn seal(secret: &Hash, head: &[u8], shape: Shape, stamps: &[Stamp]) -> Hash {
             stamp.ctime_ns = 0;
         }
         hasher.update(&stamp.to_bytes());
+    }
+    if let Some(boot) = boot {
+        hasher.update(&boot);
     }
     hasher.finalize().into()
 }
@@ -79,13 +97,13 @@ fn name_mark(name: &OsStr) -> [u8; NAME] {
     std::array::from_fn(|n| hash.as_bytes()[n])
 }
 
-fn record(secret: &Hash, manifest: &Manifest, stamps: &[Stamp]) -> Vec<u8> {
+fn record(secret: &Hash, manifest: &Manifest, stamps: &[Stamp], boot: Boot) -> Vec<u8> {
     let ctime = if manifest.shape() == Shape::File { stamps.first().map_or(0, |s| s.ctime_ns) } else { 0 };
     let mut out = vec![VERSION];
     out.extend(manifest.id().0);
     out.extend(name_mark(plain_name(manifest).as_ref()));
     out.extend(ctime.to_le_bytes());
-    let seal = seal(secret, &out, manifest.shape(), stamps);
+    let seal = seal(secret, &out, manifest.shape(), stamps, boot);
     out.extend(seal);
     out
 }
@@ -98,9 +116,14 @@ fn state_file(state_dir: &Path, path: &Path) -> Option<PathBuf> {
 }
 
 /// Remembers that `path` holds the content, unchanged since the stamps were taken. Failing is no harm.
-pub(crate) fn remember(manifest: &Manifest, path: &Path, stamps: &[Stamp], state_dir: &Path) {
+pub(crate) fn remember(manifest: &Manifest, path: &Path, stamps: &[Stamp], state_dir: &Path, lasts: Lasts) {
+    let boot = match lasts {
+        Lasts::Always => None,
+        Lasts::UntilReboot(None) => return,
+        Lasts::UntilReboot(boot) => boot,
+    };
     let write = || -> io::Result<()> {
-        let record = record(&make_secret(state_dir)?, manifest, stamps);
+        let record = record(&make_secret(state_dir)?, manifest, stamps, boot);
         if set_attribute(path, ATTRIBUTE, &record) {
             return Ok(());
         }
@@ -116,9 +139,9 @@ pub(crate) fn remember(manifest: &Manifest, path: &Path, stamps: &[Stamp], state
 }
 
 /// Whether a record says that `path` holds the content, and nothing was touched since.
-pub(crate) fn is_remembered(manifest: &Manifest, path: &Path, state_dir: &Path) -> bool {
+pub(crate) fn is_remembered(manifest: &Manifest, path: &Path, state_dir: &Path, boot: Boot) -> bool {
     let Some(stored) = stored(manifest.id(), path, state_dir) else { return false };
-    stamps(manifest, path).is_some_and(|stamps| fits(&stored, state_dir, manifest.shape(), &stamps))
+    stamps(manifest, path).is_some_and(|stamps| fits(&stored, state_dir, manifest.shape(), &stamps, boot))
 }
 
 /// What a record tells of the content at a path.
@@ -141,12 +164,12 @@ pub fn recorded(id: ContentId, path: &Path, state_dir: &Path) -> Option<Recorded
     let found = path.metadata().ok()?;
     if found.is_file() {
         let stamp = Stamp::of(&found);
-        return fits(&stored, state_dir, Shape::File, &[stamp]).then_some(answer(stamp.size));
+        return fits(&stored, state_dir, Shape::File, &[stamp], boot_id()).then_some(answer(stamp.size));
     }
     let walker = Walker { follow_links: false, skip_special: false, cancelled: &AtomicBool::new(false) };
     let walk = walker.walk(path, |_| {}).ok()?;
     let stamps: Vec<Stamp> = walk.entries.iter().map(|entry| entry.stamp).collect();
-    let whole = walk.problem_count == 0 && fits(&stored, state_dir, Shape::Tree, &stamps);
+    let whole = walk.problem_count == 0 && fits(&stored, state_dir, Shape::Tree, &stamps, boot_id());
     let files = walk.entries.iter().filter(|entry| matches!(entry.kind, FoundKind::File { .. }));
     whole.then(|| answer(files.map(|entry| entry.stamp.size).sum()))
 }
@@ -159,9 +182,11 @@ fn stored(id: ContentId, path: &Path, state_dir: &Path) -> Option<Vec<u8>> {
 }
 
 /// Whether a record of this user was made of these stamps.
-fn fits(stored: &[u8], state_dir: &Path, shape: Shape, stamps: &[Stamp]) -> bool {
+fn fits(stored: &[u8], state_dir: &Path, shape: Shape, stamps: &[Stamp], boot: Boot) -> bool {
     let Some((head, sealed)) = stored.split_at_checked(HEAD) else { return false };
-    if secret(state_dir).is_none_or(|secret| seal(&secret, head, shape, stamps) != *sealed) {
+    let Some(secret) = secret(state_dir) else { return false };
+    let is_sealed = |boot| seal(&secret, head, shape, stamps, boot) == *sealed;
+    if !is_sealed(None) && (boot.is_none() || !is_sealed(boot)) {
         return false;
     }
     let Some(ctime) = head.last_chunk().map(|b| i64::from_le_bytes(*b)) else { return false };

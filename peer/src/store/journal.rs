@@ -191,7 +191,8 @@ pub(crate) struct Mark {
     pub(crate) clean: bool,
     /// The data was flushed before.
     pub(crate) synced: bool,
-    /// Hashing of what is on disk has begun and not ended: there may be more than is marked.
+    /// Hashing of what is on disk has begun and not ended, or found what nobody could judge so far: there may be more than is
+    /// marked.
     pub(crate) checking: bool,
     /// Digest of the stamps of the large files.
     pub(crate) digest: Hash,

@@ -5,7 +5,7 @@
 //! between leaves a journal from which the next run goes on. What is replaced is removed last.
 
 use super::super::beneath::{Base, lock};
-use super::super::completion;
+use super::super::completion::{self, Lasts};
 use super::super::journal::Mark;
 use super::super::platform::{self, Replace};
 use super::place::{Place, top_names};
@@ -69,10 +69,10 @@ impl Download {
             made.map_err(|e| Failure::io("can't make", &self.place.part.join(&entry.path), &e))?;
         }
         // After all files, so that nothing is ever written by way of one.
-        for entry in self.manifest.entries() {
+        for (number, entry) in (0..).zip(self.manifest.entries()) {
             let made = match &entry.kind {
                 Kind::Link { target } => self.tree.make_link(&entry.path, target),
-                Kind::File { executable, size, .. } => self.settle(&entry.path, *executable, *size),
+                Kind::File { executable, size, .. } => self.settle(number, &entry.path, *executable, *size),
                 Kind::EmptyDirectory => Ok(()),
             };
             made.map_err(|e| Failure::io("can't finish", &self.place.part.join(&entry.path), &e))?;
@@ -80,8 +80,13 @@ impl Download {
         Ok(())
     }
 
-    fn settle(&self, path: &str, executable: bool, size: u64) -> io::Result<()> {
-        let found = self.tree.look(path)?;
+    fn settle(&self, entry: u32, path: &str, executable: bool, size: u64) -> io::Result<()> {
+        let mut found = self.tree.look(path)?;
+        if found.kind == FileType::RegularFile && found.stamp.size > size {
+            // All that belongs to it is right, as after `--repair` of a file that something was appended to.
+            self.tree.writable(entry, path, executable, size)?.set_len(size)?;
+            found = self.tree.look(path)?;
+        }
         if found.kind != FileType::RegularFile || found.stamp.size != size {
             return Err(io::Error::other("it was changed while the rest was fetched"));
         }
@@ -97,7 +102,11 @@ impl Download {
         };
         let fail = |e: io::Error| Failure::io("can't read", &self.place.out, &e);
         let mut stamps = take().map_err(fail)?;
-        completion::remember(&self.manifest, &self.place.out, &stamps, &self.options.state_dir);
+        let lasts = match self.options.sync {
+            SyncMode::Auto => Lasts::Always,
+            SyncMode::None => Lasts::UntilReboot(self.boot),
+        };
+        completion::remember(&self.manifest, &self.place.out, &stamps, &self.options.state_dir, lasts);
         if self.manifest.shape() == Shape::File {
             // The record changed one of its times.
             stamps = take().map_err(fail)?;

@@ -17,6 +17,7 @@ mod rehash;
 mod tests;
 
 use super::beneath::{Tree, lock};
+use super::completion::Boot;
 use super::journal::{Journal, Mark};
 use super::layout::{Span, spans};
 use super::source::{gone_or, read_spans};
@@ -101,6 +102,7 @@ pub struct Download {
     options: DownloadOptions,
     /// What has the final name is to be replaced.
     replace: bool,
+    boot: Boot,
     tree: Tree,
     state: Mutex<State>,
     /// `None` once the content is under its final name.
@@ -121,7 +123,8 @@ struct State {
     have: Bitfield,
     cvs: Vec<Hash>,
     known_cvs: Bitfield,
-    /// CVs of data that was found on disk while nobody could say whether it is right.
+    /// CVs of data that was found on disk while nobody could say whether it is right, by piece. Nothing was written there
+    /// since.
     candidates: Vec<(u32, Hash)>,
     peers: Vec<SocketAddr>,
 }
@@ -179,8 +182,15 @@ impl Download {
             return Err(no_such_block());
         }
         let spans = spans(&self.manifest, block).ok_or_else(no_such_block)?;
-        if lock(&self.state).have.has(block.piece) {
-            return Ok(());
+        {
+            let mut state = lock(&self.state);
+            if state.have.has(block.piece) {
+                return Ok(());
+            }
+            // What was hashed there is no more. Piece and CV are judged under the same lock, so nothing comes in between.
+            if let Ok(at) = state.candidates.binary_search_by_key(&block.piece, |(piece, _)| *piece) {
+                state.candidates.remove(at);
+            }
         }
         self.beat();
         let mut rest = bytes;
@@ -278,13 +288,13 @@ impl Download {
                     state.known_cvs.set(at, true);
                 }
             }
-            let State { candidates, cvs, known_cvs, .. } = &mut *state;
+            let State { have, candidates, cvs, known_cvs, .. } = &mut *state;
             let mut verified = Vec::new();
             candidates.retain(|(piece, cv)| {
                 let Some(at) = self.manifest.geometry().cv_index(*piece).filter(|at| known_cvs.has(*at)) else {
                     return true;
                 };
-                if cvs.get(at as usize) == Some(cv) {
+                if cvs.get(at as usize) == Some(cv) && have.set(*piece, true) {
                     verified.push(*piece);
                 }
                 false
@@ -293,9 +303,7 @@ impl Download {
         };
         if let Some(journal) = lock(&self.journal).as_mut() {
             journal.put_cvs(first_cv, cvs)?;
-        }
-        for piece in &verified {
-            self.mark_verified(*piece)?;
+            verified.iter().try_for_each(|piece| journal.set(*piece, true))?;
         }
         Ok(verified)
     }
@@ -370,7 +378,7 @@ impl Download {
             return Err(error);
         }
         match lock(&self.journal).as_mut() {
-            Some(journal) => journal.checkpoint(&have, Mark { synced, ..mark }),
+            Some(journal) => journal.checkpoint(&have, Mark { synced, checking: self.awaits_cvs(), ..mark }),
             None => Ok(()),
         }
     }
@@ -498,7 +506,7 @@ pub fn missing_bytes(manifest: &Manifest, out: &Path, state_dir: &Path) -> u64 {
     });
     match have {
         Some(have) => have.zeros().map(|piece| u64::from(manifest.geometry().piece_length(piece))).sum(),
-        None if super::completion::is_remembered(manifest, out, state_dir) => 0,
+        None if super::completion::is_remembered(manifest, out, state_dir, super::platform::boot_id()) => 0,
         None => manifest.bytes(),
     }
 }

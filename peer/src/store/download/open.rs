@@ -1,7 +1,7 @@
 //! Decides what a fetch begins with: what is there already, what of it can be trusted, and whether it may be touched.
 
 use super::super::beneath::{Base, Tree, lock};
-use super::super::completion;
+use super::super::completion::{self, Boot, Lasts};
 use super::super::journal::{self, Begin, Identity, Journal, Loaded};
 use super::super::platform;
 use super::super::verify::{looks_right, verify};
@@ -32,6 +32,7 @@ enum Target {
 struct Request<'a> {
     manifest: &'a Manifest,
     options: &'a DownloadOptions,
+    boot: Boot,
     progress: &'a (dyn Fn(u64, u64) + Sync),
     cancelled: &'a AtomicBool,
 }
@@ -40,12 +41,12 @@ pub(super) fn open(
     manifest: &Arc<Manifest>,
     out: &Path,
     options: &DownloadOptions,
-    boot: Option<[u8; 16]>,
+    boot: Boot,
     progress: &(dyn Fn(u64, u64) + Sync),
     cancelled: &AtomicBool,
     waiting: &dyn Fn(u32),
 ) -> Result<Opened, Failure> {
-    let request = Request { manifest, options, progress, cancelled };
+    let request = Request { manifest, options, boot, progress, cancelled };
     let mut place = Place::of(out, manifest)?;
     if place.journal.symlink_metadata().is_err() {
         // Nobody is at work here: what needs no writing is answered without.
@@ -104,7 +105,7 @@ impl Request<'_> {
         if place.inside && !tops.is_empty() && !tops.iter().any(|top| there(&place.out.join(top))) {
             return Ok(Target::Absent);
         }
-        if completion::is_remembered(self.manifest, &place.out, &self.options.state_dir) {
+        if completion::is_remembered(self.manifest, &place.out, &self.options.state_dir, self.boot) {
             return Ok(Target::Complete);
         }
         if !looks_right(self.manifest, &place.out)
@@ -113,13 +114,16 @@ impl Request<'_> {
             return Ok(Target::Differs);
         }
         if let Some(stamps) = completion::stamps(self.manifest, &place.out) {
-            completion::remember(self.manifest, &place.out, &stamps, &self.options.state_dir);
+            let flushed = self.options.sync == SyncMode::Auto
+                && File::open(&place.out).and_then(platform::sync_filesystem).unwrap_or(false);
+            let lasts = if flushed { Lasts::Always } else { Lasts::UntilReboot(self.boot) };
+            completion::remember(self.manifest, &place.out, &stamps, &self.options.state_dir, lasts);
         }
         Ok(Target::Complete)
     }
 
     /// With the place locked: reads the old journal and brings the part into a state from which it can go on.
-    fn prepare(&self, place: &Place, held: &File, boot: Option<[u8; 16]>) -> Result<Prepared, Failure> {
+    fn prepare(&self, place: &Place, held: &File, boot: Boot) -> Result<Prepared, Failure> {
         journal::refuse_foreign(&place.part)?;
         let mut loaded = journal::load(held, boot);
         if loaded.is_none() && held.metadata().is_ok_and(|m| m.len() > 0) {
@@ -221,7 +225,7 @@ fn begin(
     place: Place,
     mut loaded: Option<Loaded>,
     replace: bool,
-    boot: Option<[u8; 16]>,
+    boot: Boot,
 ) -> Result<Opened, Failure> {
     let options = request.options;
     let is_tree = manifest.shape() == Shape::Tree;
@@ -279,6 +283,7 @@ fn begin(
         place,
         options: options.clone(),
         replace,
+        boot,
         tree,
         state: Mutex::new(state),
         journal: Mutex::new(Some(journal)),

@@ -16,10 +16,10 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 impl Download {
-    /// Notes that nothing is left to be found on disk.
+    /// Notes that all was hashed. What nobody could judge has to be hashed again by who goes on from here.
     pub(super) fn checked(&self) -> io::Result<()> {
-        let have = self.have();
-        lock(&self.journal).as_mut().map_or(Ok(()), |journal| journal.checkpoint(&have, Mark::default()))
+        let (have, mark) = (self.have(), Mark { checking: self.awaits_cvs(), ..Mark::default() });
+        lock(&self.journal).as_mut().map_or(Ok(()), |journal| journal.checkpoint(&have, mark))
     }
 
     /// Hashes every piece that isn't had and whose place on disk holds anything.

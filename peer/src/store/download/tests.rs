@@ -318,12 +318,88 @@ fn a_part_without_a_journal_is_hashed() {
     let have: Vec<u32> = download.have().ones().collect();
     // The file whose CVs nobody knows is only judged as a whole, until the swarm tells them.
     assert_eq!(have, [0, 1, 2, 3]);
+    // A stop before the swarm told them, with or without a last word, leaves nothing to be fetched again.
+    download.save();
+    drop(download);
+    drop(world.open());
+    let download = world.open();
     let cvs: Vec<Hash> = (4..7).map(|p| world.cv(p).unwrap()).collect();
     assert_eq!(download.add_cvs(3, &cvs).unwrap(), [5, 6]);
     world.check_have(&download);
     world.take_all(&download);
     download.finish().unwrap();
     world.check_complete();
+}
+
+#[test]
+fn what_is_written_over_is_not_found_by_what_was_hashed_before() {
+    let world = World::single(3 * P);
+    let download = world.open();
+    world.write(&download, 0);
+    world.write(&download, 1);
+    drop(download);
+    std::fs::remove_file(world.dir.path().join("out.part.journal")).unwrap();
+    let download = world.open();
+    assert!(download.awaits_cvs());
+    // Any byte will do, and whoever sent it: a piece may be begun before its CV is known.
+    let block = Block { piece: 0, offset: 7, length: 1 };
+    download.write(block, &[!world.piece(0)[7]]).unwrap();
+    let cvs: Vec<Hash> = (0..3).map(|piece| world.cv(piece).unwrap()).collect();
+    assert_eq!(download.add_cvs(0, &cvs).unwrap(), [1]);
+    world.check_have(&download);
+    // What was found is not written over.
+    let block = Block { piece: 1, ..block };
+    download.write(block, &[!world.piece(1)[7]]).unwrap();
+    world.check_have(&download);
+    world.take_all(&download);
+    download.finish().unwrap();
+    world.check_complete();
+}
+
+#[test]
+fn a_file_that_is_too_long_is_cut() {
+    for linked in [false, true] {
+        let mut world = World::single(3 * P);
+        let download = world.open();
+        world.take_all(&download);
+        download.finish().unwrap();
+        let other = world.dir.path().join("other");
+        if linked {
+            std::fs::hard_link(world.out(), &other).unwrap();
+        }
+        File::options().write(true).open(world.out()).unwrap().write_all_at(b"more", 3 * P).unwrap();
+        assert_eq!(world.refused(), FailureKind::Refused);
+        world.options.existing = Existing::Repair;
+        let download = world.open();
+        assert!(download.have().is_complete(), "all of it is there");
+        download.finish().unwrap();
+        world.check_complete();
+        if linked {
+            assert_eq!(other.metadata().unwrap().len(), 3 * P + 4, "it is somebody else's");
+        }
+    }
+}
+
+#[test]
+fn bytes_that_nobody_flushed_are_looked_at_after_the_next_boot() {
+    for sync in [SyncMode::None, SyncMode::Auto] {
+        let mut world = World::of(&[2 * P, 7]);
+        world.options.sync = sync;
+        let download = world.open();
+        world.take_all(&download);
+        download.finish().unwrap();
+        let hashed = |boot| {
+            let hashed = std::sync::atomic::AtomicBool::new(false);
+            let note = |_, _| hashed.store(true, Ordering::Relaxed);
+            let opened = open::open(&world.manifest, &world.out(), &world.options, boot, &note, &GO, &|_| {}).unwrap();
+            assert!(matches!(opened, Opened::Complete(_)));
+            hashed.into_inner()
+        };
+        assert!(!hashed(BOOT), "{sync:?}");
+        assert_eq!(hashed(OTHER_BOOT), sync == SyncMode::None);
+        assert!(!hashed(OTHER_BOOT), "once is enough");
+        assert_eq!(hashed(None), sync == SyncMode::None, "where it isn't known when the machine began");
+    }
 }
 
 #[test]
@@ -573,7 +649,7 @@ fn an_edited_copied_or_touched_result_is_not_taken_for_complete_by_its_record() 
     let download = world.open();
     world.take_all(&download);
     download.finish().unwrap();
-    let remembered = || completion::is_remembered(&world.manifest, &world.out(), &world.options.state_dir);
+    let remembered = || completion::is_remembered(&world.manifest, &world.out(), &world.options.state_dir, BOOT);
     use super::super::completion;
     assert!(remembered());
     // Who doesn't have this user's secret can't praise bytes: the same record is worth nothing beside another one.
