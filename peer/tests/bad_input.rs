@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::{Done, MIB, World, closed_port, content, server};
+use common::{Done, MIB, World, closed_port, content, server, text};
 use std::fs;
 use std::io::{Read, Write};
+use std::net::TcpListener;
 
 /// Manifests that are malformed or hostile, each with what is wrong.
 fn bad_manifests(world: &World) -> Vec<(String, Vec<u8>)> {
@@ -210,4 +211,30 @@ fn a_seed_of_what_can_not_be_content_says_what_to_do() {
     fs::remove_file(world.path("tree/outside")).unwrap();
     let seed = world.seed(&["tree"], &["--skip-special"]);
     seed.running.wait_for_talk("socket");
+}
+
+#[test]
+fn one_tracker_that_refuses_again_and_again_is_not_all_of_them() {
+    let world = World::new();
+    world.file("file", 1_000);
+    let refusing = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (bad, later) = (refusing.local_addr().unwrap(), format!("127.0.0.1:{}", closed_port()));
+    let trackers = [format!("http://{bad}"), format!("http://{later}")];
+    let seed = world.start(&["seed", "file", "--listen", "127.0.0.1:0", "-t", &trackers[0], "-t", &trackers[1]]);
+    // As many refusals as there are trackers, and one more.
+    let mut refused = 0;
+    while refused < 3 {
+        let (mut stream, _) = refusing.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        refused += u32::from(head.starts_with(b"PUT"));
+        stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+    }
+    let tracker = world.tracker_at(&later);
+    let ready = seed.wait("a link", |record| record["type"] == "ready");
+    assert!(text(&ready, "link").starts_with(&tracker.url), "{ready}");
 }

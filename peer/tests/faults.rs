@@ -7,8 +7,10 @@
 
 mod common;
 
+use common::trace::signal_traced;
 use common::trace::{CALLS, can_trace, counted, sites};
 use common::{Running, World};
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -87,4 +89,23 @@ fn a_fault_at_any_call_costs_no_more_than_a_second_run() {
     let sites: usize = calls.values().sum();
     eprintln!("{sites} calls of {} kinds, {tried} faults, {stopped} ended the fetch: {calls:?}", calls.len());
     assert!(calls.len() >= 6 && stopped > tried / 2);
+}
+
+#[test]
+fn an_end_that_is_asked_for_while_all_is_flushed_is_told_as_what_it_is() {
+    if !can_trace() {
+        eprintln!("skipped: strace is missing or may not trace");
+        return;
+    }
+    let world = World::new();
+    world.file("tree/file", 150_000);
+    let seed = world.seed(&["tree"], &[]);
+    let slow = ["-e", "trace=syncfs", "-e", "inject=syncfs:delay_enter=2000000", "-o", "/dev/null"];
+    let mut fetch = traced(&world, &seed.link, &slow);
+    fetch.wait_for_done(150_000);
+    signal_traced(&fetch, Signal::INT);
+    let done = fetch.end();
+    assert!(done.err.contains("done: "), "{}", done.err);
+    done.ok();
+    world.assert_same("tree", "out");
 }

@@ -120,7 +120,10 @@ pub(super) async fn run(args: FetchArgs, context: Context) -> Result<Outcome, Fa
             // Asked for first, so that nothing is fetched that is there already.
             if download.awaits_cvs()
                 && let Spec::Url(url) = &spec
-                && let Some(cvs) = cvs_from(url, &manifest, &context.http).await
+                && let Some(cvs) = tokio::select! {
+                    cvs = cvs_from(url, &manifest, &context.http) => cvs,
+                    _ = context.signals.stopped() => None,
+                }
             {
                 let found = download.add_cvs(0, &cvs);
                 found.map_err(|error| Failure::io("can't write the journal of", &out, &error))?;
@@ -314,10 +317,10 @@ impl Job<'_> {
     async fn transfer(self, engine: Engine, download: Download, contacts: Contacts) -> Result<Outcome, Failure> {
         let output = &self.context.output;
         let Contacts { trackers, peers } = contacts;
-        let part = download.part_path().to_owned();
+        let (part, download) = (download.part_path().to_owned(), Arc::new(download));
         let mut handle = engine.fetch(Fetching {
             manifest: Arc::clone(&self.manifest),
-            download: Arc::new(download),
+            download: Arc::clone(&download),
             trackers: trackers.clone(),
             peers,
         });
@@ -328,13 +331,15 @@ impl Job<'_> {
             Err(failure) => {
                 handle.stop(reason(&failure)).await;
                 engine.shutdown().await;
-                return Err(kept(failure, &stats, &as_named(&part, &self.out)));
+                // It was on its way to its final name when the end was asked for, and has that now.
+                return if download.is_finished() {
+                    Ok(Outcome::new(&self.told(&stats)))
+                } else {
+                    Err(kept(failure, &stats, &as_named(&part, &self.out)))
+                };
             }
         };
-        let mut result = self.result(&stats, true);
-        output.say(&summary(&stats, self.manifest.bytes(), result.elapsed_s));
-        output.data_path(&self.out);
-        output.record("complete", &result);
+        let mut result = self.told(&stats);
         let seed_for = self.args.seed_for.unwrap_or(SeedFor::Auto);
         let port = engine.local_addr().port();
         if !self.args.no_upload && !self.args.background {
@@ -391,6 +396,15 @@ impl Job<'_> {
             }
         };
         progress.end_fetch(&stats.borrow());
+        result
+    }
+
+    /// Tells that all is there.
+    fn told(&self, stats: &Stats) -> FetchResult {
+        let (output, result) = (&self.context.output, self.result(stats, true));
+        output.say(&summary(stats, self.manifest.bytes(), result.elapsed_s));
+        output.data_path(&self.out);
+        output.record("complete", &result);
         result
     }
 

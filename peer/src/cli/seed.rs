@@ -16,6 +16,7 @@ use shoal_protocol::announce::StopReason;
 use shoal_protocol::link::Url;
 use shoal_protocol::units::{format_duration, format_size};
 use shoal_protocol::{ContentId, Manifest};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,7 +66,8 @@ struct Content {
     pending: usize,
     /// Set once the content can be fetched: the tracker that has the manifest, if it isn't this process.
     ready: Option<Option<Url>>,
-    refused: usize,
+    /// Trackers that don't want its manifest.
+    refused: BTreeSet<String>,
     _publishing: Vec<Publishing>,
 }
 
@@ -190,7 +192,7 @@ impl Seeder<'_> {
             notices,
             pending: 1,
             ready: None,
-            refused: 0,
+            refused: BTreeSet::new(),
             _publishing: trackers
                 .iter()
                 .zip(parcel.iter().cycle())
@@ -210,8 +212,9 @@ impl Seeder<'_> {
             Err(error) if is_refusal(&error) => {
                 let text = format!("tracker {} refuses the manifest: {error}", tracker.base());
                 let row = &mut self.contents[content];
-                row.refused += 1;
-                if row.refused >= self.args.net.tracker.len() && row.ready.is_none() {
+                row.refused.insert(tracker.to_string());
+                let refused = |tracker: &Url| row.refused.contains(&tracker.to_string());
+                if row.ready.is_none() && self.args.net.tracker.iter().all(refused) {
                     return Err(Failure::new(FailureKind::Refused, text));
                 }
                 output.warn_once(&format!("refused {tracker} {content}"), &text);

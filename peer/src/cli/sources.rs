@@ -149,7 +149,12 @@ where
         (link, pinned) => link.or(pinned),
     };
     let start = Instant::now();
-    let error = match attempt(url, id, tools.http).await {
+    let limit = search.timeout.unwrap_or(MANIFEST_TIME);
+    let first = tokio::select! {
+        result = tokio::time::timeout(limit, attempt(url, id, tools.http)) => result,
+        stop = tools.signals.stopped() => return Err(stop.failure().hint("nothing was fetched yet")),
+    };
+    let error = match first.unwrap_or(Err(Attempt::Again(HttpError::Timeout(limit)))) {
         Ok((manifest, giver)) => return Ok(Found { manifest, giver, journal: None }),
         Err(Attempt::Final(failure)) => return Err(failure),
         Err(Attempt::Again(error)) => error,

@@ -137,8 +137,9 @@ impl Stall {
             self.seen = (stats.done, stats.downloaded);
             self.since = Instant::now();
         }
-        // 0 stands for no limit, as it does for rates.
-        !self.limit.is_zero() && self.since.elapsed() >= self.limit
+        // Flushing all of it has no progress to show. 0 stands for no limit, as it does for rates.
+        let awaits = stats.done < stats.total || stats.total == 0;
+        awaits && !self.limit.is_zero() && self.since.elapsed() >= self.limit
     }
 
     /// Why a fetch gives up, with what it waits for.
@@ -182,6 +183,12 @@ mod tests {
         std::thread::sleep(Duration::from_millis(1));
         assert!(stall.look(&Stats::default()));
         assert!(!Stall::new(Duration::ZERO).look(&Stats::default()));
+        for (done, late) in [(6, true), (7, false)] {
+            let stats = Stats { done, total: 7, ..Stats::default() };
+            stall.look(&stats);
+            std::thread::sleep(Duration::from_millis(1));
+            assert_eq!(stall.look(&stats), late, "{done} of 7");
+        }
         let mut patient = Stall::new(Duration::from_secs(60));
         assert!(!patient.look(&Stats::default()));
         let failure = patient.failure(&Stats::default(), None);

@@ -21,7 +21,7 @@ use std::path::Path;
 impl Download {
     pub(super) fn finish_all(&self) -> Result<(), Failure> {
         let mut moving = lock(&self.moving);
-        if self.finished.get().is_some() {
+        if self.is_finished() {
             return Ok(());
         }
         let have = self.have();

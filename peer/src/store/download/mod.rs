@@ -330,7 +330,7 @@ impl Download {
     /// # Errors
     /// When the disk can't keep what it was given: then nothing more should be fetched to it.
     pub fn checkpoint(&self) -> io::Result<()> {
-        if self.options.sync == SyncMode::None || self.finished.get().is_some() {
+        if self.options.sync == SyncMode::None || self.is_finished() {
             return Ok(());
         }
         let moving = lock(&self.moving);
@@ -339,7 +339,7 @@ impl Download {
 
     /// A clean stop: a checkpoint that also tells whether the part was touched in between.
     pub fn save(&self) {
-        if self.finished.get().is_some() {
+        if self.is_finished() {
             return;
         }
         let moving = lock(&self.moving);
@@ -360,6 +360,12 @@ impl Download {
     pub fn finish(&self) -> Result<PathBuf, Failure> {
         self.finish_all()?;
         Ok(self.place.out.clone())
+    }
+
+    /// Whether it has its final name.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.finished.get().is_some()
     }
 
     fn write_checkpoint(&self, mark: Mark) -> io::Result<()> {
