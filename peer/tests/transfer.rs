@@ -3,9 +3,11 @@
 
 mod common;
 
-use common::{MIB, Running, World, closed_port, eventually, number, port_of, text};
+use common::{MIB, Running, World, closed_port, eventually, host_of, number, port_of, text};
 use rustix::process::Signal;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -77,6 +79,52 @@ fn eight_fetches_at_once_share_the_work() {
     eprintln!("eight fetches: the origin sent {copies:.2} copies");
     assert!(copies < 4.0, "the origin sent {copies:.2} copies to eight fetches");
     drop(tracker);
+}
+
+/// A reverse proxy that gives out what is at `to` below `/shoal`.
+fn proxy(to: String) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let server = TcpStream::connect(&to).unwrap();
+            let ways = [(client.try_clone().unwrap(), server.try_clone().unwrap(), true), (server, client, false)];
+            for (mut from, mut to, is_request) in ways {
+                std::thread::spawn(move || {
+                    let mut chunk = vec![0; 64 << 10];
+                    while let Some(read) = from.read(&mut chunk).ok().filter(|read| *read > 0) {
+                        let mut bytes = chunk[..read].to_vec();
+                        let below = b" /shoal/";
+                        match bytes.windows(below.len()).position(|w| w == below).filter(|_| is_request) {
+                            Some(at) => drop(bytes.splice(at..at + below.len(), *b" /")),
+                            None if is_request && bytes.windows(4).any(|w| w == b"HTTP") => return,
+                            None => {}
+                        }
+                        if to.write_all(&bytes).is_err() {
+                            return;
+                        }
+                    }
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn a_tracker_may_lie_below_a_path() {
+    let world = World::new();
+    world.file("file", MIB);
+    let tracker = world.tracker();
+    let below = format!("http://127.0.0.1:{}/shoal", proxy(host_of(&tracker.url)));
+    let seed = world.seed(&["file"], &["--tracker", &below]);
+    assert!(seed.link.starts_with(&format!("{below}/m/")), "{}", seed.link);
+    // Nothing but an announce below that path tells it where the seed is.
+    world.fetch(&seed.link, "out", &["--seed-for", "0s"]).end().ok();
+    world.assert_same("file", "out");
+    let plan = world.fetch(&seed.link, "other", &["--dry-run"]).end().ok();
+    assert_eq!(number(&plan, "seeds"), 1, "{plan}");
 }
 
 #[test]

@@ -114,10 +114,31 @@ impl Url {
         }
     }
 
-    /// The base of the server, without a path: how a tracker is written.
+    /// The server, without a path.
     #[must_use]
     pub fn base(&self) -> String {
         format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority())
+    }
+
+    /// The tracker that it names, whose requests lie below its path: without a query, and for a link without its `/m/ID`.
+    #[must_use]
+    pub fn tracker(&self) -> Self {
+        let path = self.path.split('?').next().unwrap_or_default();
+        let path =
+            if self.content_id().is_some() { path.rsplit_once("/m/").map_or(path, |(own, _)| own) } else { path };
+        self.with_path(&format!("{}/", path.trim_end_matches('/')))
+    }
+
+    /// What lies below the path: `request` begins with a slash.
+    #[must_use]
+    pub fn below(&self, request: &str) -> Self {
+        self.with_path(&format!("{}{request}", self.path.trim_end_matches('/')))
+    }
+
+    /// How a tracker is written: as short as it can be.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.tracker().to_string().trim_end_matches('/').to_owned()
     }
 
     /// The content id, when the path is that of a link: `/m/ID` at its end.
@@ -150,6 +171,24 @@ mod tests {
         assert_eq!((v6.authority().as_str(), v6.port, v6.path.as_str()), ("[::1]:443", 443, "/x?y=1"));
         assert_eq!(v6.content_id(), None);
         assert_eq!(Url::parse("http://Host").unwrap().to_string(), "http://host:80/");
+    }
+
+    #[test]
+    fn a_tracker_may_lie_below_a_path() {
+        let id = "ab".repeat(32);
+        for (text, tracker) in [
+            ("http://t", "http://t:80"),
+            ("http://t/", "http://t:80"),
+            ("https://t/shoal", "https://t:443/shoal"),
+            ("https://t/shoal/?x=1", "https://t:443/shoal"),
+            (&format!("http://t/m/{id}"), "http://t:80"),
+            (&format!("http://t/a/b/m/{id}?x"), "http://t:80/a/b"),
+            ("http://t/m/x", "http://t:80/m/x"),
+        ] {
+            let url = Url::parse(text).unwrap().tracker();
+            assert_eq!((url.name().as_str(), url.tracker()), (tracker, url.clone()), "{text}");
+            assert_eq!(url.below("/v1/announce").to_string(), format!("{tracker}/v1/announce"));
+        }
     }
 
     #[test]

@@ -378,7 +378,7 @@ async fn ask(base: &str, path: &str) -> Result<(u16, bytes::Bytes), Failure> {
     if url.tls {
         return Err(Failure::new(2, format!("{base}: this command speaks plain http only")));
     }
-    crate::client::get(&url.with_path(path)).await.map_err(|text| Failure::new(4, text))
+    crate::client::get(&url.tracker().below(path)).await.map_err(|text| Failure::new(4, text))
 }
 
 async fn ask_json(base: &str, path: &str) -> Result<Value, Failure> {

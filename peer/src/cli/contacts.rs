@@ -26,12 +26,12 @@ pub(super) struct Contacts {
 impl Contacts {
     /// Looks up the names of all of them; those that don't resolve are left out. `giver` is how near who gave the `hints` was.
     pub(super) async fn look_up(spec: &Spec, search: &Search<'_>, hints: &Hints, giver: Reach) -> Self {
-        let mut trackers: Vec<TrackerUrl> = search.trackers.iter().cloned().map(TrackerUrl::from).collect();
+        let mut trackers: Vec<TrackerUrl> = search.trackers.iter().map(|url| url.tracker().into()).collect();
         let mut peers = resolve_all(search.peers).await;
         if let Spec::Url(url) = spec
             && url.content_id().is_some()
         {
-            trackers.push(url.with_path("/").into());
+            trackers.push(url.tracker().into());
             // Behind TLS there is a tracker or a proxy, but no peer.
             if !url.tls {
                 peers.extend(resolve(&url.authority()).await);
@@ -41,7 +41,7 @@ impl Contacts {
             if let Ok(tracker) = Url::parse(hint)
                 && believable(&tracker, giver).await
             {
-                trackers.push(TrackerUrl { url: tracker, nearest: Nearest::named_by(giver) });
+                trackers.push(TrackerUrl { url: tracker.tracker(), nearest: Nearest::named_by(giver) });
             }
         }
         let mut seen = std::collections::HashSet::new();

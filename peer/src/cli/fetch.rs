@@ -501,9 +501,9 @@ async fn dry_run(manifest: &Manifest, contacts: &Contacts, out: &Path, context: 
             Ok((seeds, leechers)) => {
                 plan.seeds = plan.seeds.max(seeds);
                 plan.leechers = plan.leechers.max(leechers);
-                output.data(&format!("tracker {}: {seeds} seeds, {leechers} others", tracker.url.base()));
+                output.data(&format!("tracker {}: {seeds} seeds, {leechers} others", tracker.url.name()));
             }
-            Err(error) => output.data(&format!("tracker {}: {error}", tracker.url.base())),
+            Err(error) => output.data(&format!("tracker {}: {error}", tracker.url.name())),
         }
     }
     for peer in &contacts.peers {
@@ -519,8 +519,7 @@ async fn scrape(
     manifest: &Manifest,
     context: &Context,
 ) -> Result<(u32, u32), String> {
-    let base = url.path.trim_end_matches('/');
-    let url = url.with_path(&format!("{base}/v1/scrape?swarm={}", manifest.id().open_swarm()));
+    let url = url.tracker().below(&format!("/v1/scrape?swarm={}", manifest.id().open_swarm()));
     let answer = context.http.fetch_bytes(&url, "application/json", 64 << 10, PROBE, *nearest).await;
     let answer = answer.map_err(|error| error.to_string())?;
     let scrape: Scrape = serde_json::from_slice(&answer.body).map_err(|_| "not a tracker's answer".to_owned())?;

@@ -60,8 +60,7 @@ pub(super) fn link(server: &Url, id: ContentId) -> Url {
     if server.content_id() == Some(id) {
         return server.clone();
     }
-    let base = server.path.split('?').next().unwrap_or_default().trim_end_matches('/');
-    server.with_path(&format!("{base}/m/{id}"))
+    server.tracker().below(&format!("/m/{id}"))
 }
 
 /// Starts bringing a parcel to a tracker; the first success and every failure before it are told.
@@ -97,7 +96,7 @@ async fn put(http: &HttpClient, tracker: &Url, parcel: &Parcel) -> Result<(), Ht
     let to = link(tracker, parcel.id);
     http.put_bytes(&to, parcel.manifest.clone(), PUT_TIME, Nearest::Anything).await?;
     if !parcel.cvs.is_empty() {
-        let to = to.with_path(&format!("{}/cvs", to.path));
+        let to = to.below("/cvs");
         http.put_bytes(&to, parcel.cvs.clone(), PUT_TIME, Nearest::Anything).await?;
     }
     Ok(())

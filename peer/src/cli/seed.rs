@@ -210,7 +210,7 @@ impl Seeder<'_> {
         match result {
             Ok(()) => self.ready(content, Some(&tracker)),
             Err(error) if is_refusal(&error) => {
-                let text = format!("tracker {} refuses the manifest: {error}", tracker.base());
+                let text = format!("tracker {} refuses the manifest: {error}", tracker.name());
                 let row = &mut self.contents[content];
                 row.refused.insert(tracker.to_string());
                 let refused = |tracker: &Url| row.refused.contains(&tracker.to_string());
@@ -224,7 +224,7 @@ impl Seeder<'_> {
                 let own =
                     self.own.first().map(|own| format!("; meanwhile {} works", link(own, id))).unwrap_or_default();
                 let text =
-                    format!("tracker {} does not take the manifest: {error}; it is tried again{own}", tracker.base());
+                    format!("tracker {} does not take the manifest: {error}; it is tried again{own}", tracker.name());
                 output.warn_once(&format!("publish {tracker} {content}"), &text);
             }
         }

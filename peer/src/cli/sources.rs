@@ -209,7 +209,7 @@ async fn retry(
             let mut failure =
                 Failure::new(kind, format!("no manifest from {} after {waited} s: {error}", url.authority()));
             for tracker in search.trackers {
-                failure = failure.detail(format!("tracker {}: nobody who has it was found", tracker.base()));
+                failure = failure.detail(format!("tracker {}: nobody who has it was found", tracker.name()));
             }
             for peer in search.peers {
                 failure = failure.detail(format!("peer {peer}: not reached, or it has no such content"));
@@ -301,7 +301,7 @@ pub(super) async fn cvs_from(url: &Url, manifest: &Manifest, http: &HttpClient) 
     if url.content_id() != Some(manifest.id()) {
         return None;
     }
-    let url = url.with_path(&format!("{}/cvs", url.path));
+    let url = url.below("/cvs");
     let count = manifest.geometry().cvs() as usize;
     let length = count * size_of::<Hash>();
     let answer = http.fetch_bytes(&url, "application/octet-stream", length, CVS_TIME, Nearest::Anything).await.ok()?;

@@ -89,7 +89,7 @@ impl TrackerAt {
     pub fn name(&self) -> String {
         match self {
             Self::Here => "this process".into(),
-            Self::Http(tracker) => tracker.url.base(),
+            Self::Http(tracker) => tracker.url.name(),
         }
     }
 }

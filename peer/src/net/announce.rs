@@ -52,7 +52,7 @@ pub async fn announce(core: &Core, at: &TrackerAt, announce: &Announce) -> Resul
         }
         TrackerAt::Http(TrackerUrl { url, nearest }) => {
             let body = serde_json::to_vec(announce)?;
-            let url = url.with_path("/v1/announce");
+            let url = url.tracker().below("/v1/announce");
             let answer = core.http.post_json(&url, body, HANDOUT_BYTES, TIMEOUT, *nearest).await?;
             Ok((answer.ip, serde_json::from_slice(&answer.body)?))
         }
