@@ -9,6 +9,7 @@ use shoal_protocol::announce::StopReason;
 use shoal_protocol::message::Block;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
@@ -101,6 +102,42 @@ fn who_corrupts_a_tenth_is_named_and_nobody_honest_is() {
         }
         assert!(named > 0, "the liar was never found out");
         for handle in [fetch, seed, lying] {
+            handle.stop(StopReason::Done).await;
+        }
+    });
+}
+
+/// Has no descriptor left, once.
+#[derive(Debug)]
+struct Short(MemorySource, AtomicU32);
+
+impl Source for Short {
+    fn extents(&self, block: Block) -> Result<Vec<Extent>, ReadError> {
+        if self.1.fetch_add(1, Ordering::Relaxed) == 3 {
+            return Err(std::io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error()).into());
+        }
+        self.0.extents(block)
+    }
+
+    fn read(&self, block: Block, out: &mut [u8]) -> Result<(), ReadError> {
+        self.0.read(block, out)
+    }
+}
+
+#[test]
+fn what_can_not_be_read_for_a_moment_is_not_lost() {
+    run(async {
+        let content = Content::file(4, 4 << 20, 1 << 18);
+        let (a, b) = (engine().await, engine().await);
+        let dir = tempfile::tempdir().unwrap();
+        let short = Arc::new(Short(content.source(), AtomicU32::new(0)));
+        let seed = content.seed_from(&a, Arc::clone(&short) as Arc<dyn Source>, &[]);
+        let mut fetch = content.fetch(&b, dir.path(), &[a.local_addr()], &[]);
+        assert!(content.is_at(&complete(&mut fetch).await));
+        assert!(short.1.load(Ordering::Relaxed) > 16, "nothing had to be asked for again");
+        let stats = seed.stats.borrow().clone();
+        assert_eq!(stats.done, stats.total, "the seed has it all");
+        for handle in [fetch, seed] {
             handle.stop(StopReason::Done).await;
         }
     });

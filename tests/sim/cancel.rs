@@ -111,12 +111,14 @@ fn taking_back_a_whole_piece_has_no_answer() {
 fn a_cancelled_block_has_one_answer_and_a_cancelled_piece_takes_none_from_its_blocks() {
     let remote = SocketAddr::from(([10, 0, 0, 2], 40_000));
     let mut session = Session::new(Time(0), remote, None, hello(SwarmId([7; 32]), 2), 0, 16);
-    session.expect_cancelled(Block { piece: 3, offset: 0, length: 0 }, Cause::Assigned);
+    session.expect_cancelled(Block { piece: 3, offset: 0, length: 0 }, Cause::Assigned, 2);
     assert!(session.take_cancelled(block(3)).is_none(), "it was asked for again, and that is what was answered");
-    session.expect_cancelled(block(3), Cause::Beaten);
+    session.expect_cancelled(block(3), Cause::Beaten, 1);
     assert_eq!(session.take_cancelled(block(3)), Some(Cause::Beaten));
     assert!(session.take_cancelled(block(3)).is_none());
     for _ in 0..2 {
         assert_eq!(session.unexpected(block(3)).unwrap(), Some(Cause::Assigned), "any of its blocks may still come");
     }
+    let unasked = (0..100).find(|_| session.unexpected(block(3)).is_err());
+    assert!(unasked.is_some_and(|came| came > 0), "each of them once, and then it is as with any other: {unasked:?}");
 }

@@ -276,6 +276,10 @@ impl SwarmIo {
 
     fn unreadable(&mut self, conn: ConnId, block: Block, error: &ReadError) {
         tracing::warn!(%error, piece = block.piece, "a block can not be read");
+        if error.may_pass() {
+            self.input(Input::BlockFailed { conn, block });
+            return;
+        }
         let geometry = self.job.manifest.geometry();
         let entry = match error {
             ReadError::Changed(entry) => Some(*entry),

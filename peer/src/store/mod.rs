@@ -69,6 +69,29 @@ pub enum ReadError {
     Io(#[from] io::Error),
 }
 
+impl ReadError {
+    /// Whether the machine lacks something for a while, and the bytes are as good as before: they are read when they are asked
+    /// for again.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        use rustix::io::Errno;
+        let Self::Io(error) = self else { return false };
+        matches!(
+            Errno::from_io_error(error),
+            Some(
+                Errno::MFILE
+                    | Errno::NFILE
+                    | Errno::NOMEM
+                    | Errno::AGAIN
+                    | Errno::INTR
+                    | Errno::BUSY
+                    | Errno::TIMEDOUT
+                    | Errno::STALE
+            )
+        )
+    }
+}
+
 /// Verified content that blocks can be read from.
 pub trait Source: Send + Sync + std::fmt::Debug {
     /// The file parts that make up a block, for senders that hand file ranges to the system.

@@ -84,7 +84,11 @@ impl SeedSource {
                 Err(error) => return Err(gone_or(entry, error)),
             },
         };
-        let stamp = Stamp::of(&file.metadata()?);
+        let found = file.metadata().inspect_err(|_| {
+            // It may be another file by now, as on a server that was set up anew.
+            lock(&self.files).remove(&entry);
+        })?;
+        let stamp = Stamp::of(&found);
         if self.stamps.get(entry as usize) != Some(&stamp) {
             lock(&self.files).remove(&entry);
             return Err(ReadError::Changed(entry));

@@ -207,7 +207,11 @@ impl AddressBook {
             }
             known.failures = 0;
             known.conn = Some(conn);
-            self.by_conn.entry(conn).or_default().push(addr);
+            let known_as = self.by_conn.entry(conn).or_default();
+            // Whoever dials us again and again under the name of this one says nothing new.
+            if !known_as.contains(&addr) {
+                known_as.push(addr);
+            }
         }
     }
 
@@ -419,5 +423,19 @@ mod tests {
         book.connected(Time(0), addr(2001), 1);
         assert!(book.dials(Time(0), 9, true, &mut rng).is_empty());
         assert_eq!(book.dials(Time(0), 9, false, &mut rng), [addr(2000)]);
+    }
+
+    #[test]
+    fn who_comes_again_and_again_takes_no_memory() {
+        let mut book = AddressBook::default();
+        book.connected(Time(0), addr(2000), 1);
+        book.hear(Time(0), addr(2001), false, NEAR);
+        for _ in 0..1_000 {
+            book.same_as(addr(2000), 1);
+            book.same_as(addr(2001), 1);
+        }
+        assert_eq!(book.by_conn[&1], [addr(2000), addr(2001)]);
+        book.closed(Time(1), 1, Duration::ZERO);
+        assert!(book.known.values().all(|known| known.conn.is_none()));
     }
 }

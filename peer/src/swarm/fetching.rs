@@ -74,7 +74,7 @@ impl Swarm {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         let Some(asked) = session.pipeline.take(block) else { return };
         session.pipeline.in_vain(now);
-        session.expect_cancelled(block, why);
+        session.expect_cancelled(block, why, 1);
         self.recall_is_over(&asked);
         if tell && asked.recalled.is_none() {
             self.send(now, conn, Message::Cancel(block));
@@ -152,7 +152,7 @@ impl Swarm {
         }
         if self.have.has(piece) || self.pieces.map.contains_key(&piece) || !session.may_send(now, piece) {
             let all = Block { piece, offset: 0, length: 0 };
-            session.expect_cancelled(all, Cause::Assigned);
+            session.expect_cancelled(all, Cause::Assigned, blocks_in(length));
             self.send(now, conn, Message::Cancel(all));
         } else {
             self.picker.remove(piece);

@@ -19,6 +19,15 @@ const SERVED_FOR: Duration = Duration::from_secs(30);
 /// Blocks that nobody asked for which end a connection.
 const UNASKED_MAX: u32 = 8;
 
+/// What was cancelled and may still arrive.
+#[derive(Debug)]
+struct Cancelled {
+    block: Block,
+    why: Cause,
+    /// In so many blocks.
+    blocks: u32,
+}
+
 /// A connected peer. What every *have* looks at stands first, in one cache line or two: a big swarm consists of those.
 #[derive(Debug)]
 #[repr(C)]
@@ -111,7 +120,7 @@ pub struct Session {
     pub refused_here: bool,
     /// It ended the connection because it doesn't want us: dialling again backs off.
     pub unwelcome: bool,
-    cancelled: VecDeque<(Block, Cause)>,
+    cancelled: VecDeque<Cancelled>,
     unasked: u32,
 }
 
@@ -242,18 +251,30 @@ impl Session {
         rest > 0 && self.queue.front().is_some_and(|b| b.piece == piece)
     }
 
-    /// Notes a cancelled block, which may still arrive.
-    pub fn expect_cancelled(&mut self, block: Block, why: Cause) {
+    /// Notes a cancelled block, which may still arrive; length 0 stands for every block of its piece.
+    pub fn expect_cancelled(&mut self, block: Block, why: Cause, blocks: u32) {
         if self.cancelled.len() == CANCELLED_KEPT {
             self.cancelled.pop_front();
         }
-        self.cancelled.push_back((block, why));
+        self.cancelled.push_back(Cancelled { block, why, blocks });
     }
 
     /// A cancelled block has its answer: why it was cancelled. A cancel of a whole piece has none.
     pub fn take_cancelled(&mut self, block: Block) -> Option<Cause> {
-        let at = self.cancelled.iter().position(|(cancelled, _)| *cancelled == block)?;
-        self.cancelled.remove(at).map(|(_, why)| why)
+        let at = self.cancelled.iter().position(|cancelled| cancelled.block == block)?;
+        self.cancelled.remove(at).map(|cancelled| cancelled.why)
+    }
+
+    /// The same for one of the blocks of a piece that was cancelled as a whole: each of them comes once at most.
+    fn take_of_cancelled_piece(&mut self, piece: u32) -> Option<Cause> {
+        let at = self.cancelled.iter().position(|c| c.block.length == 0 && c.block.piece == piece)?;
+        let cancelled = self.cancelled.get_mut(at)?;
+        cancelled.blocks = cancelled.blocks.saturating_sub(1);
+        if cancelled.blocks > 0 {
+            Some(cancelled.why)
+        } else {
+            self.cancelled.remove(at).map(|cancelled| cancelled.why)
+        }
     }
 
     /// A block arrived that is not in the pipeline: why it was cancelled, if it had been asked for once.
@@ -261,10 +282,7 @@ impl Session {
     /// # Errors
     /// When too many came that nobody asked for.
     pub fn unexpected(&mut self, block: Block) -> Result<Option<Cause>, WireError> {
-        // A cancel with length 0 stands for every block of its piece.
-        let of_piece = |(c, _): &&(Block, Cause)| c.length == 0 && c.piece == block.piece;
-        let whole = self.cancelled.iter().find(of_piece).map(|(_, why)| *why);
-        if let Some(why) = self.take_cancelled(block).or(whole) {
+        if let Some(why) = self.take_cancelled(block).or_else(|| self.take_of_cancelled_piece(block.piece)) {
             return Ok(Some(why));
         }
         self.unasked += 1;

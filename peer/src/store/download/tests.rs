@@ -378,6 +378,14 @@ fn a_file_that_is_too_long_is_cut() {
             assert_eq!(other.metadata().unwrap().len(), 3 * P + 4, "it is somebody else's");
         }
     }
+    // While it is fetched.
+    let world = World::single(3 * P);
+    let download = world.open();
+    world.take_all(&download);
+    let part = File::options().write(true).open(world.dir.path().join("out.part")).unwrap();
+    part.write_all_at(b"more", 3 * P).unwrap();
+    download.finish().unwrap();
+    world.check_complete();
 }
 
 #[test]
