@@ -83,10 +83,14 @@ fn wrong_words_exit_with_2_and_help_with_0() {
         assert_eq!((code(&output), output.stdout.is_empty()), (0, false), "{words:?}");
     }
     assert!(!out(&run(dir.path(), &["--help"])).contains("background-serve"));
-    let output = run(dir.path(), &["fetch", "--json"]);
-    assert_eq!(code(&output), 2);
-    let result = records(&output).pop().unwrap();
-    assert_eq!((result["ok"] == false, result["exit"] == 2, result["kind"] == "usage"), (true, true, true), "{result}");
+    for (words, variable) in [(&["fetch", "--json"][..], "no"), (&["fetch", "--no-such"], "1")] {
+        let output = peer(dir.path()).args(words).env("SHOAL_JSON", variable).output().unwrap();
+        assert_eq!(code(&output), 2);
+        let result = records(&output).pop().unwrap();
+        assert!(result["ok"] == false && result["exit"] == 2 && result["kind"] == "usage", "{result}");
+    }
+    let output = peer(dir.path()).arg("fetch").env("SHOAL_JSON", "off").output().unwrap();
+    assert!(output.stdout.is_empty());
 }
 
 #[test]

@@ -344,6 +344,20 @@ fn change_under_a_seed(change: impl Fn(&Path)) -> String {
 }
 
 #[test]
+fn a_seed_of_which_nothing_is_left_ends() {
+    let world = World::new();
+    world.file("file", 2 * MIB);
+    let mut seed = world.start(&["seed", "file", "--listen", "127.0.0.1:0"]);
+    let ready = seed.wait("a link", |record| record["type"] == "ready");
+    fs::remove_file(world.path("file")).unwrap();
+    let mut fetch = world.fetch(&text(&ready, "link"), "out", &["--stall-timeout", "60s"]);
+    let result = seed.end().exits(6);
+    assert!(text(&result, "message").contains("nothing is left to serve of file"), "{result}");
+    fetch.signal(Signal::INT);
+    fetch.end();
+}
+
+#[test]
 fn a_file_that_is_cut_short_while_it_is_seeded_harms_nobody() {
     let said = change_under_a_seed(|path| fs::File::options().write(true).open(path).unwrap().set_len(100).unwrap());
     assert!(!said.contains("failed verification"), "{said}");

@@ -40,8 +40,10 @@ impl Service {
             })
         };
         let Some(place) = self.inner.admin_doors.enter(IpAddr::from([127, 0, 0, 1])).map(Arc::new) else { return };
-        let io = Paced { ahead: Vec::new(), io, pace: Pace::new() };
-        serve(io, &self.inner.config.timeouts, &place, shutdown, handle).await;
+        let timeouts = &self.inner.config.timeouts;
+        let (pace, answer_step) = (Pace::new(), timeouts.answer_step);
+        let io = Paced { ahead: Vec::new(), io, pace, place: Arc::clone(&place), answer_step };
+        serve(io, timeouts, &place, shutdown, handle).await;
     }
 
     fn admin(&self, request: &Request<Incoming>, local: IpAddr) -> Result<Response<Payload>, Refused> {

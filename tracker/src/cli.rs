@@ -15,7 +15,7 @@ use shoal_protocol::SwarmId;
 use shoal_protocol::link::Url;
 use shoal_protocol::units::format_duration;
 use std::ffi::OsString;
-use std::io::IsTerminal as _;
+use std::io::{ErrorKind, IsTerminal as _};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -142,10 +142,16 @@ pub fn main() -> ExitCode {
 }
 
 fn run_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
+            // Nothing was parsed, and who reads records waits for the last one all the same.
+            let output = Output { json: error.use_stderr() && args.iter().any(|arg| arg == "--json") };
+            let text = error.render().to_string();
+            let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            output.record("result", &failed(&Failure::new(2, first)));
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -155,13 +161,17 @@ fn run_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => (0, json!({"ok": true, "exit": 0, "kind": "done", "retry": false})),
         Err(failure) => {
             output.error(&failure.text, failure.hint);
-            let retry = matches!(failure.code, 4 | 130 | 143);
-            let (code, kind) = (failure.code, failure.kind());
-            (code, json!({"ok": false, "exit": code, "kind": kind, "retry": retry, "message": failure.text}))
+            (failure.code, failed(&failure))
         }
     };
     output.record("result", &fields);
     ExitCode::from(code)
+}
+
+/// The last record of a failure.
+fn failed(failure: &Failure) -> Value {
+    let retry = matches!(failure.code, 4 | 130 | 143);
+    json!({"ok": false, "exit": failure.code, "kind": failure.kind(), "retry": retry, "message": failure.text})
 }
 
 fn init_log(global: &Global) {
@@ -228,7 +238,9 @@ fn read_config(explicit: Option<&Path>) -> Result<Settings, Failure> {
             Ok(text) => {
                 return Settings::from_toml(&text).map_err(|e| Failure::new(2, format!("{}: {e}", path.display())));
             }
-            Err(error) if explicit.is_none() && error.kind() == std::io::ErrorKind::NotFound => {}
+            // A service may have a home that is no directory.
+            Err(error)
+                if explicit.is_none() && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
             Err(error) => return Err(Failure::new(6, format!("{}: {error}", path.display()))),
         }
     }

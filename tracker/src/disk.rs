@@ -105,6 +105,14 @@ impl DiskStore {
                 std::fs::remove_file(entry.path())?;
                 continue;
             }
+            if let Some(id) =
+                name.to_str().and_then(|n| n.strip_suffix(".cvs")).filter(|n| n.parse::<ContentId>().is_ok())
+                && !directory.join(format!("{id}.manifest")).exists()
+            {
+                // Its manifest went just before a crash, and nobody could ask for it.
+                std::fs::remove_file(entry.path())?;
+                continue;
+            }
             let Some(id) = name.to_str().and_then(|n| n.strip_suffix(".manifest")).and_then(|n| n.parse().ok()) else {
                 continue;
             };
@@ -392,6 +400,12 @@ mod tests {
         assert_eq!(store.put(&id, Part::Cvs, &[9; 96]).unwrap_err().status, 400);
         assert_eq!(store.put(&id, Part::Cvs, cvs.as_flattened()), Ok(true));
         assert_eq!(store.put(&id, Part::Cvs, cvs.as_flattened()), Ok(false));
+        assert_eq!(store.part(&id, Part::Cvs).unwrap(), cvs.as_flattened());
+        // A crash took the manifest and left them.
+        let left = directory.path().join(file_name(&ContentId([7; 32]), Part::Cvs));
+        std::fs::write(&left, [1; 32]).unwrap();
+        let store = DiskStore::open(directory.path(), DiskConfig::default()).unwrap();
+        assert!(!left.exists());
         assert_eq!(store.part(&id, Part::Cvs).unwrap(), cvs.as_flattened());
     }
 

@@ -1,15 +1,16 @@
 //! Who may be connected: places in all, and for one public address.
 //!
 //! Contract: pure but for the tokens that it cancels. When all places are taken, a newcomer gets that of who has waited
-//! longest without having asked anything, or else of who has been idle longest; so half-sent heads and idle connections,
-//! however many, keep nobody out. Requests under way are never cut. IPv6 counts by /64; loopback and private networks
+//! longest without having asked anything, or else of who has been idle longest, or else of who takes a long answer slowly
+//! and began that first; so half-sent heads, idle connections and slow readers, however many, keep nobody out. Requests
+//! and answers under way at a good pace are never cut. IPv6 counts by /64; loopback and private networks
 //! have no limit of their own. The silent may take all places, as one costs 2 KiB: when there were at most 2,048 of them,
 //! those who were sent away came back at once, and 19,000 kept both cores busy with nothing else.
 
 use shoal_protocol::address::{Reach, canonical, reach, subnet};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
@@ -27,13 +28,21 @@ struct State {
     /// Who has been answered and asks nothing now, longest first: those that hyper has, and the others.
     roomy: BTreeMap<u64, CancellationToken>,
     idle: BTreeMap<u64, CancellationToken>,
+    /// Who takes an answer slowly, longest first.
+    slow: BTreeMap<u64, CancellationToken>,
     next: u64,
 }
 
 impl State {
     fn remove(&mut self, number: u64) {
-        let lists = [&mut self.silent, &mut self.roomy, &mut self.idle];
+        let lists = [&mut self.silent, &mut self.roomy, &mut self.idle, &mut self.slow];
         let _ = lists.into_iter().find_map(|list| list.remove(&number));
+    }
+
+    /// The one that goes for a newcomer.
+    fn dispensable(&mut self) -> Option<CancellationToken> {
+        let lists = [&mut self.silent, &mut self.roomy, &mut self.idle, &mut self.slow];
+        lists.into_iter().find_map(BTreeMap::pop_first).map(|(_, token)| token)
     }
 }
 
@@ -54,6 +63,8 @@ pub(crate) struct Place {
     number: Mutex<u64>,
     /// When it was entered into the list of the idle, in milliseconds of its own age.
     used_ms: AtomicU64,
+    /// A long answer is being sent.
+    sending: AtomicBool,
     evicted: CancellationToken,
 }
 
@@ -76,10 +87,8 @@ impl Doors {
             return None;
         }
         // Those who were told to go may take a moment: the new one enters at once, so there can be a few more than `most`.
-        let State { silent, roomy, idle, open, .. } = &mut *state;
-        if *open >= self.most {
-            let (_, token) = silent.pop_first().or_else(|| roomy.pop_first()).or_else(|| idle.pop_first())?;
-            token.cancel();
+        if state.open >= self.most {
+            state.dispensable()?.cancel();
         }
         state.open += 1;
         if let Some(address) = address {
@@ -95,6 +104,7 @@ impl Doors {
             address,
             number: Mutex::new(number),
             used_ms: AtomicU64::new(UNUSED),
+            sending: AtomicBool::new(false),
             evicted,
         })
     }
@@ -131,13 +141,45 @@ impl Place {
     /// A whole head came: until it is answered this one stays.
     pub(crate) fn busy(&self) {
         self.used_ms.store(UNUSED, Ordering::Relaxed);
-        self.doors.state().remove(*self.number());
+        let number = self.number();
+        self.doors.state().remove(*number);
+    }
+
+    /// Its answer is a long one, and on its way: until it is sent this one stays, if it is taken at a good pace.
+    pub(crate) fn sending(&self) {
+        self.sending.store(true, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_slow(&self) -> bool {
+        let number = *self.number();
+        self.doors.state().slow.contains_key(&number)
+    }
+
+    /// How a part of an answer was taken.
+    pub(crate) fn took(&self, slowly: bool) {
+        if !self.sending.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut number = self.number();
+        let mut state = self.doors.state();
+        match (slowly, state.slow.contains_key(&number)) {
+            (true, false) => {
+                *number = state.next;
+                state.next += 1;
+                state.slow.insert(*number, self.evicted.clone());
+            }
+            (false, true) => state.remove(*number),
+            _ => {}
+        }
     }
 
     /// It was answered, and hyper keeps it.
     pub(crate) fn idle(&self) {
+        self.sending.store(false, Ordering::Relaxed);
         let mut number = self.number();
         let mut state = self.doors.state();
+        state.remove(*number);
         *number = state.next;
         state.next += 1;
         if state.roomy.len() >= ROOMY_MAX
@@ -227,6 +269,42 @@ mod tests {
         let gone = || held.iter().position(|place| place.evicted.is_cancelled());
         assert_eq!(gone(), Some(2), "of those, the longest idle");
         assert_eq!(held.iter().filter(|place| place.evicted.is_cancelled()).count(), 1);
+    }
+
+    #[test]
+    fn who_takes_a_long_answer_slowly_makes_room_when_nobody_else_does() {
+        let doors = Doors::new(3, 9);
+        let held: Vec<_> = (0..3).filter_map(|_| doors.enter(ip("10.0.0.1"))).collect();
+        for place in &held {
+            place.took(true);
+            place.busy();
+            place.sending();
+        }
+        assert!(doors.enter(ip("10.0.0.1")).is_none(), "all at a good pace, as far as is known");
+        held[1].took(true);
+        held[2].took(true);
+        held[1].took(true);
+        held[2].took(false);
+        let newcomer = doors.enter(ip("10.0.0.1")).unwrap();
+        newcomer.busy();
+        let gone = || held.iter().map(|place| place.evicted.is_cancelled()).collect::<Vec<_>>();
+        assert_eq!(gone(), [false, true, false]);
+        assert!(doors.enter(ip("10.0.0.1")).is_none());
+        held[0].took(true);
+        held[0].idle();
+        held[0].took(true);
+        let counts = |state: MutexGuard<'_, State>| (state.slow.len(), state.roomy.len());
+        let (slow, roomy) = counts(doors.state());
+        assert_eq!((slow, roomy), (0, 1), "sent, and idle as others are");
+        held[2].took(true);
+        assert!(
+            doors.enter(ip("10.0.0.1")).is_some_and(|place| {
+                place.busy();
+                true
+            }) && gone()[0],
+            "first the idle"
+        );
+        assert!(doors.enter(ip("10.0.0.1")).is_some() && gone()[2]);
     }
 
     #[test]

@@ -36,9 +36,9 @@ use tokio_util::sync::CancellationToken;
 
 /// The least that hyper accepts, and enough for any head.
 const MAX_BUFFER: usize = 16 << 10;
-/// How long a manifest request waits for memory that others hold.
 /// Bytes of CVs, of 32,768 pieces, up to which some of them are given with their proofs.
 const RANGED_CVS: u64 = 1 << 20;
+/// How long a manifest request waits for memory that others hold.
 const HEAVY_WAIT: Duration = Duration::from_secs(5);
 /// Slowest pace of a body, and of what lies beyond its first MiB: a long one holds memory that others wait for.
 const BODY_BYTES_PER_S: u64 = 16 << 10;
@@ -84,7 +84,8 @@ pub(crate) async fn serve<IO, F, R>(
         async move {
             let mut answer = answer.await;
             pace.idle();
-            // What is still to be sent isn't idle: others must not cut it off.
+            // What is still to be sent isn't idle: others must not cut it off, unless it is taken slowly.
+            place.sending();
             let sending = Sending(place);
             if answer.body().size_hint().exact().is_some_and(|bytes| bytes > SENT_AT_ONCE) {
                 answer.body_mut().until_sent(Box::new(sending));
@@ -166,7 +167,8 @@ impl Service {
             }
         }
         let handle = |request| self.handle(request, remote, local);
-        let io = Paced { ahead: std::mem::take(&mut front.held), io, pace };
+        let (ahead, answer_step) = (std::mem::take(&mut front.held), timeouts.answer_step);
+        let io = Paced { ahead, io, pace, place: Arc::clone(&place), answer_step };
         // On the heap, so that those who only wait don't take the room of one that is served.
         Box::pin(serve(io, timeouts, &place, shutdown, handle)).await;
     }

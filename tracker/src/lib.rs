@@ -35,4 +35,4 @@ pub mod swarm;
 
 pub use disk::{DiskConfig, DiskStore};
 pub use manifests::{ManifestSource, Part, Refused};
-pub use service::{Service, ServiceConfig};
+pub use service::{Service, ServiceConfig, Timeouts};

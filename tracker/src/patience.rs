@@ -3,6 +3,7 @@
 //! hyper's own header timeout runs between requests as well, so it can't tell an idle connection (which may wait long)
 //! from a half-sent head (which may not). Here the first byte after an idle time starts the short one.
 
+use crate::doors::Place;
 use crate::service::Timeouts;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use std::io;
@@ -12,8 +13,9 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// Who takes less of an answer than this within [`Timeouts::idle`] is too slow.
-const ANSWER_STEP: u64 = 64 << 10;
+/// Who takes less of an answer than [`Timeouts::answer_step`] within [`Timeouts::idle`] is too slow, and who takes longer
+/// than this for it makes room for others where there is none.
+const SLOW: Duration = Duration::from_secs(1);
 
 const FRESH: u8 = 0;
 const HEAD: u8 = 1;
@@ -102,6 +104,9 @@ pub(crate) struct Paced<IO> {
     pub(crate) ahead: Vec<u8>,
     pub(crate) io: IO,
     pub(crate) pace: Arc<Pace>,
+    pub(crate) place: Arc<Place>,
+    /// See [`Timeouts::answer_step`].
+    pub(crate) answer_step: u64,
 }
 
 impl<IO: Read + Unpin> Read for Paced<IO> {
@@ -163,9 +168,11 @@ impl<IO> Paced<IO> {
         let Poll::Ready(Ok(bytes)) = done else { return };
         let sent = self.pace.sent.fetch_add(*bytes as u64, Ordering::Relaxed) + *bytes as u64;
         // A head that comes slowly is not helped by an answer that goes out meanwhile.
-        if sent >= ANSWER_STEP && self.pace.phase.load(Ordering::Relaxed) != HEAD {
+        if sent >= self.answer_step && self.pace.phase.load(Ordering::Relaxed) != HEAD {
             self.pace.sent.store(0, Ordering::Relaxed);
-            self.pace.progress();
+            let since_ms = self.pace.since_ms.load(Ordering::Relaxed);
+            let took_ms = self.pace.progress().saturating_sub(since_ms);
+            self.place.took(u128::from(took_ms) > SLOW.as_millis());
         }
     }
 }
@@ -173,19 +180,28 @@ impl<IO> Paced<IO> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doors::Doors;
 
     #[test]
     fn an_answer_that_is_taken_in_crumbs_makes_no_progress() {
         let pace = Pace { start: Instant::now() - Duration::from_secs(60), ..Arc::into_inner(Pace::new()).unwrap() };
-        let paced = Paced { ahead: Vec::new(), io: (), pace: Arc::new(pace) };
+        const STEP: u64 = 64 << 10;
+        let place = Arc::new(Doors::new(1, 1).enter("10.0.0.1".parse().unwrap()).unwrap());
+        place.busy();
+        place.sending();
+        let paced =
+            Paced { ahead: Vec::new(), io: (), pace: Arc::new(pace), place: Arc::clone(&place), answer_step: STEP };
         paced.pace.phase.store(IDLE, Ordering::Relaxed);
         let at = || paced.pace.since_ms.load(Ordering::Relaxed);
-        for _ in 0..(ANSWER_STEP - 1) {
+        for _ in 0..(STEP - 1) {
             paced.wrote(&Poll::Ready(Ok(1)));
         }
         paced.wrote(&Poll::Pending);
         assert_eq!(at(), 0);
         paced.wrote(&Poll::Ready(Ok(1)));
         assert!(at() >= 60_000);
+        assert!(place.is_slow(), "it took a minute for it");
+        paced.wrote(&Poll::Ready(Ok(STEP as usize)));
+        assert!(!place.is_slow());
     }
 }

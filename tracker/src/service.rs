@@ -35,13 +35,16 @@ pub struct Timeouts {
     pub head: Duration,
     /// Without a byte of the body.
     pub body: Duration,
-    /// Between requests, and for each 64 KiB of an answer.
+    /// Between requests, and for so many bytes of an answer:
     pub idle: Duration,
+    /// 64 KiB, or less where this side sends slowly itself.
+    pub answer_step: u64,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { head: Duration::from_secs(5), body: Duration::from_secs(5), idle: Duration::from_secs(30) }
+        let (short, idle) = (Duration::from_secs(5), Duration::from_secs(30));
+        Self { head: short, body: short, idle, answer_step: 64 << 10 }
     }
 }
 

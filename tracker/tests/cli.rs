@@ -72,6 +72,9 @@ fn programs_get_json_lines_and_the_operator_gets_lists() {
     let (code, text, _) = output(&["swarms", admin, "--json"]);
     let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!((code, &last["type"], &last["ok"]), (0, &"result".into(), &true.into()));
+    let (code, text, _) = output(&["--json", "--no-such"]);
+    let last: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+    assert_eq!((code, &last["kind"], &last["exit"]), (2, &"usage".into(), &2.into()));
     assert_eq!(output(&["swarms", admin, &"ab".repeat(32)]).0, 8);
     assert_eq!(output(&["status", ready["url"].as_str().unwrap()]).0, 8, "the main port lists nothing");
     assert_eq!(tracker.signal("TERM"), 0);
@@ -79,6 +82,12 @@ fn programs_get_json_lines_and_the_operator_gets_lists() {
     tracker.child.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
     let result: serde_json::Value = serde_json::from_str(rest.lines().last().unwrap()).unwrap();
     assert_eq!((&result["type"], &result["exit"]), (&"result".into(), &0.into()));
+}
+
+#[test]
+fn a_home_that_is_no_directory_has_no_configuration() {
+    let output = command(&["config"]).env("HOME", "/dev/null").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

@@ -226,7 +226,7 @@ async fn bad_requests_get_the_right_status_and_nothing_stays_open() {
 #[tokio::test]
 async fn slow_heads_slow_bodies_and_idle_connections_end() {
     let (short, long) = (Duration::from_millis(200), Duration::from_millis(600));
-    let timeouts = Timeouts { head: short, body: short, idle: long };
+    let timeouts = Timeouts { head: short, body: short, idle: long, ..Timeouts::default() };
     let world = World::new(ServiceConfig { timeouts, ..ServiceConfig::default() });
     let keep = "GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n";
     let post = "POST /v1/announce HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{";

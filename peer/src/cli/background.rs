@@ -4,7 +4,7 @@
 //! leaves the terminal's session, serves, and says so on a pipe; only then does the parent return.
 
 use super::args::{BackgroundArgs, NetArgs, SeedFor};
-use super::output::{Outcome, Output};
+use super::output::Outcome;
 use super::{Context, fetch, staying};
 use crate::engine::{Handle, TrackerUrl};
 use crate::failure::{Failure, FailureKind};
@@ -45,7 +45,7 @@ pub(super) async fn start(
     trackers: &[TrackerUrl],
     seed_for: SeedFor,
     net: &NetArgs,
-    output: &Output,
+    context: &Context,
 ) -> Result<(), Failure> {
     let dir = default_state_dir().join("background");
     let failed = |what: &str, error: &io::Error| Failure::io(what, &dir, error).hint("the content itself is complete");
@@ -81,9 +81,16 @@ pub(super) async fn start(
         }
         line
     });
-    let said = said.await.unwrap_or_default();
+    let said = tokio::select! {
+        said = said => said.unwrap_or_default(),
+        stop = context.signals.stopped() => {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(stop.failure().hint("the content itself is complete"));
+        }
+    };
     if said.trim() == SERVING {
-        output.say(&format!("serving goes on in the background: process {pid} (kill {pid} ends it)"));
+        context.output.say(&format!("serving goes on in the background: process {pid} (kill {pid} ends it)"));
         return Ok(());
     }
     // Gone or going: taken off the system's list, so that nothing is left behind.
@@ -110,7 +117,8 @@ fn arguments(manifest: &Path, path: &Path, trackers: &[TrackerUrl], seed_for: Se
             Nearest::Private => "--tracker-of-neighbour",
             Nearest::Global => "--tracker-of-stranger",
         };
-        flag(name, url.to_string().into());
+        // A comma would end it, and means the same in this spelling.
+        flag(name, url.to_string().replace(',', "%2C").into());
     }
     if let Some(listen) = &net.listen {
         let ip = listen
@@ -165,6 +173,8 @@ async fn announced(handle: &Handle) {
 /// The child: serves a finished content.
 pub(super) async fn serve(args: BackgroundArgs, context: Context) -> Result<Outcome, Failure> {
     let bytes = fs::read(&args.manifest).map_err(|error| Failure::io("can't read", &args.manifest, &error))?;
+    // It was written for this process alone; who started it may be gone by now.
+    let _ = fs::remove_file(&args.manifest);
     let manifest = Arc::new(Manifest::parse(&bytes)?);
     let config = fetch::engine_config(&args.net, true, false, false);
     let (ours, near, far) = (&args.net.tracker, &args.tracker_of_neighbour, &args.tracker_of_stranger);

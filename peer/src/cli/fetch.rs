@@ -305,7 +305,7 @@ impl Job<'_> {
         output.record("complete", &result);
         if let Some(seed_for) = self.args.serves_again() {
             if self.args.background {
-                background::start(&self.manifest, &path, &trackers, seed_for, &self.args.net, output).await?;
+                background::start(&self.manifest, &path, &trackers, seed_for, &self.args.net, self.context).await?;
             } else {
                 let content = staying::Finished { manifest: self.manifest, path: &path, trackers };
                 result.sent = staying::serve_for(content, self.config, seed_for, self.context).await?;
@@ -315,7 +315,6 @@ impl Job<'_> {
     }
 
     async fn transfer(self, engine: Engine, download: Download, contacts: Contacts) -> Result<Outcome, Failure> {
-        let output = &self.context.output;
         let Contacts { trackers, peers } = contacts;
         let (part, download) = (download.part_path().to_owned(), Arc::new(download));
         let mut handle = engine.fetch(Fetching {
@@ -349,7 +348,7 @@ impl Job<'_> {
         // The successor serves before this one leaves, unless both need the one port that was named.
         let in_background = self.args.background && !self.args.no_upload;
         let start =
-            async || background::start(&self.manifest, &path, &trackers, seed_for, &self.args.net, output).await;
+            async || background::start(&self.manifest, &path, &trackers, seed_for, &self.args.net, self.context).await;
         let one_port = self.config.listen.ports.clone().count() == 1 && *self.config.listen.ports.start() != 0;
         let mut started = Ok(());
         if in_background && !one_port {

@@ -42,6 +42,13 @@ struct Context {
     http: HttpClient,
 }
 
+/// Whether the command line, or the environment as the parser reads it, asks for JSON.
+fn asks_for_json() -> bool {
+    let is_no = |value: &str| matches!(value, "" | "n" | "no" | "f" | "false" | "off" | "0");
+    std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json")
+        || std::env::var("SHOAL_JSON").is_ok_and(|value| !is_no(&value.to_lowercase()))
+}
+
 /// Runs the program with the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -51,7 +58,7 @@ pub fn main() -> ExitCode {
         output::internal_error(&format!("{what}{place}"));
     }));
     // Asked before anything is parsed, as a wrong command line and a panic have a result record too.
-    let json = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    let json = asks_for_json();
     let code = std::panic::catch_unwind(|| run(json)).unwrap_or_else(|_| {
         output::bug_record(json);
         FailureKind::Bug.exit_code()

@@ -320,6 +320,14 @@ impl Seeder<'_> {
                     content.troubles.notice(&notice);
                 }
             }
+            if is_gone(&all) {
+                let paths: Vec<String> =
+                    self.contents.iter().map(|content| content.path.display().to_string()).collect();
+                let text = format!("nothing is left to serve of {}: it was changed or removed", paths.join(", "));
+                return Err(
+                    Failure::new(FailureKind::Local, text).hint("put it back as it was, or seed what is there now")
+                );
+            }
             if met(self.args.stop_when, &all, &mut idle) {
                 return Ok(());
             }
@@ -335,6 +343,11 @@ impl Seeder<'_> {
             }
         }
     }
+}
+
+/// Whether no byte of any content can be had here any more.
+fn is_gone(all: &[Stats]) -> bool {
+    all.iter().any(|stats| stats.total > 0) && all.iter().all(|stats| stats.done == 0)
 }
 
 /// Since when nothing was sent.
@@ -392,6 +405,21 @@ mod tests {
 
     fn stats(uploaded: u64, copies: f64, finished_peers: u32) -> Stats {
         Stats { uploaded, copies, finished_peers, slowest: Some(copies / 10.0), ..Stats::default() }
+    }
+
+    #[test]
+    fn a_seed_of_which_nothing_is_left_is_over() {
+        let stats = |done, total| Stats { done, total, ..Stats::default() };
+        for (all, gone) in [
+            (&[stats(0, 7)][..], true),
+            (&[stats(1, 7)], false),
+            (&[stats(0, 7), stats(7, 7)], false),
+            (&[stats(0, 7), stats(0, 0)], true),
+            (&[stats(0, 0)], false),
+            (&[], false),
+        ] {
+            assert_eq!(is_gone(all), gone, "{all:?}");
+        }
     }
 
     #[test]

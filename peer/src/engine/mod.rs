@@ -27,7 +27,7 @@ use crate::store::{Download, Source, descriptors};
 use crate::swarm;
 use shoal_protocol::announce::StopReason;
 use shoal_protocol::{Bitfield, Hash, Manifest, PeerId, SwarmId};
-use shoal_tracker::{Service, ServiceConfig};
+use shoal_tracker::{Service, ServiceConfig, Timeouts};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -102,6 +102,9 @@ pub struct Fetching {
     pub peers: Vec<SocketAddr>,
 }
 
+/// Where what is sent is limited, an answer over HTTP may have so small a part of that and still is on its way.
+const ANSWERS_SHARE: u64 = 64;
+
 /// The engine. Clones are the same engine.
 #[derive(Debug, Clone)]
 pub struct Engine {
@@ -140,8 +143,14 @@ impl Engine {
         });
         let files = usize::try_from(descriptors()).unwrap_or(usize::MAX);
         let max_connections = HTTP_MAX.min(files / 4);
+        let mut timeouts = Timeouts::default();
+        if core.up.is_limited() {
+            // An answer shares the limit with all else that is sent, and that is no fault of who takes it.
+            let idle_s = timeouts.idle.as_secs();
+            timeouts.answer_step = (core.config.max_upload * idle_s / ANSWERS_SHARE).clamp(1, timeouts.answer_step);
+        }
         let service_config =
-            ServiceConfig { announces: core.config.tracker, max_connections, ..ServiceConfig::default() };
+            ServiceConfig { announces: core.config.tracker, max_connections, timeouts, ..ServiceConfig::default() };
         let service = Service::new(service_config, Arc::new(OwnManifests(Arc::downgrade(&core))));
         core.tasks.spawn(sweep(service.clone(), core.cancel.clone()));
         let _ = core.service.set(service);

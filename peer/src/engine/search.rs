@@ -78,7 +78,7 @@ impl Engine {
             }
             let mut seen = BTreeSet::from([core.local]);
             known.retain(|addr| seen.insert(*addr));
-            known.truncate(std::mem::replace(&mut most, ASKED_AGAIN_MAX.max(peers.len())));
+            known.truncate(std::mem::replace(&mut most, ASKED_AGAIN_MAX + peers.len()));
             let mut left = known.into_iter();
             let mut asking = JoinSet::new();
             loop {

@@ -6,6 +6,7 @@ use super::disk::{Disk, Place};
 use super::events::Events;
 use super::http_client::HttpClient;
 use super::interfaces;
+use super::limited::Limited;
 use super::limiter::Limiter;
 use super::manifest_server::ManifestBytes;
 use super::relays::Relays;
@@ -70,10 +71,7 @@ impl Content {
         }
         let bytes: Bytes = match &self.place {
             None => self.cvs.concat().into(),
-            Some(place) => {
-                let (cvs, known) = place.download.cvs();
-                known.is_complete().then_some(cvs)?.concat().into()
-            }
+            Some(place) => place.download.all_cvs()?.concat().into(),
         };
         Some(self.cv_bytes.get_or_init(|| bytes).clone())
     }
@@ -126,7 +124,8 @@ impl Core {
 
     pub(crate) async fn serve_http(&self, stream: TcpStream, remote: SocketAddr, local: SocketAddr) {
         if let Some(service) = self.service.get() {
-            service.serve_connection(TokioIo::new(stream), remote, local, self.cancel.clone()).await;
+            let io = TokioIo::new(Limited::new(stream, self.up.clone()));
+            service.serve_connection(io, remote, local, self.cancel.clone()).await;
         }
     }
 }

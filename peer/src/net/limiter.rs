@@ -1,7 +1,7 @@
 //! Token buckets for rates: bytes per second over everything that shares one.
 //!
 //! Time is reserved ahead: each taker moves the time at which the bucket is free again, and sleeps until its own share
-//! begins. A pause saves up at most [`BURST`], so that a limit holds within a few percent over any second.
+//! begins. Who stops waiting gives back what it had reserved. A pause saves up at most [`BURST`], so that a limit holds within a few percent over any second.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,15 +38,21 @@ impl Limiter {
     /// Waits until so many bytes may pass.
     pub async fn acquire(&self, bytes: usize) {
         if let Some(wait) = self.reserve(Instant::now(), bytes) {
+            let mut reserved = Reserved { limiter: self, bytes };
             tokio::time::sleep(wait).await;
+            reserved.bytes = 0;
         }
+    }
+
+    fn cost(&self, bytes: usize) -> Duration {
+        Duration::from_secs_f64(bytes as f64 / self.bytes_per_s as f64)
     }
 
     fn reserve(&self, now: Instant, bytes: usize) -> Option<Duration> {
         if !self.is_limited() {
             return None;
         }
-        let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_s as f64);
+        let cost = self.cost(bytes);
         let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
         let earliest = now.checked_sub(BURST).unwrap_or(now);
         let start = free_at.map_or(earliest, |at| at.max(earliest));
@@ -55,9 +61,37 @@ impl Limiter {
     }
 }
 
+/// What somebody waits for; what isn't taken in the end is there for others.
+struct Reserved<'a> {
+    limiter: &'a Limiter,
+    bytes: usize,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            let mut free_at = self.limiter.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+            *free_at = free_at.and_then(|at| at.checked_sub(self.limiter.cost(self.bytes)));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_goes_before_its_turn_takes_nothing_with_it() {
+        let limiter = Limiter::new(100_000);
+        limiter.acquire(50_000).await;
+        for _ in 0..20 {
+            let gone = tokio::time::timeout(Duration::from_millis(1), limiter.acquire(33_000)).await;
+            assert!(gone.is_err());
+        }
+        let start = Instant::now();
+        limiter.acquire(33_000).await;
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    }
 
     #[test]
     fn the_limit_holds_within_five_percent_whatever_the_shares() {

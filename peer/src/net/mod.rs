@@ -17,6 +17,7 @@ mod half_open;
 pub mod handshake;
 pub mod http_client;
 pub mod interfaces;
+mod limited;
 pub mod limiter;
 pub mod listener;
 mod lobby;

@@ -12,7 +12,7 @@ use shoal_protocol::geometry::Piece;
 use shoal_protocol::manifest::{Kind, Shape};
 use shoal_protocol::tree::root_of;
 use shoal_protocol::{Hash, Manifest};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -206,6 +206,7 @@ fn hash_all(
             files.entry(entry).or_default().push((range, cv, good));
         }
     }
+    let known: HashMap<String, usize> = report.bad.iter().enumerate().map(|(at, bad)| (bad.path.clone(), at)).collect();
     for (entry, mut parts) in files {
         parts.sort_by_key(|part| part.0.start);
         let size = manifest.entries()[entry as usize].size();
@@ -217,7 +218,7 @@ fn hash_all(
         let judged = parts.iter().all(|(_, cv, _)| cv.is_none());
         let ranges = if judged { join(parts.into_iter().map(|p| p.0)) } else { std::iter::once(0..size).collect() };
         let path = entry_path(entry);
-        match report.bad.iter_mut().find(|bad| bad.path == path) {
+        match known.get(path).and_then(|at| report.bad.get_mut(*at)) {
             Some(bad) => bad.ranges = ranges,
             None => report.bad.push(BadFile { path: path.to_owned(), ranges, size: None }),
         }

@@ -261,6 +261,13 @@ impl Download {
         (state.cvs.clone(), state.known_cvs.clone())
     }
 
+    /// The same, once all are known.
+    #[must_use]
+    pub fn all_cvs(&self) -> Option<Vec<Hash>> {
+        let state = lock(&self.state);
+        state.known_cvs.is_complete().then(|| state.cvs.clone())
+    }
+
     /// One CV by its number in the content, if known.
     #[must_use]
     pub fn cv(&self, cv: u32) -> Option<Hash> {
