@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{MIB, Running, World, content, eventually, number, port_of, text};
+use common::{MIB, Running, World, content, eventually, number, port_of, skipped, text};
 use rustix::process::Signal;
 use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -192,19 +192,17 @@ impl<'a> Mount<'a> {
     }
 
     /// One that says only when it writes back that it is full.
-    #[expect(clippy::print_stderr, reason = "who reads the log should see what was not tested")]
     fn ext4(world: &'a World, size: u64) -> Option<Self> {
         let image = world.path("image");
         fs::File::create(&image).unwrap().set_len(size).unwrap();
         let made = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image).output();
         if !made.is_ok_and(|output| output.status.success()) {
-            eprintln!("skipped: there is no mkfs.ext4");
+            skipped("there is no mkfs.ext4");
             return None;
         }
         Self::mounted(world, &["-t", "ext4", "-o", "loop", image.to_str().unwrap()])
     }
 
-    #[expect(clippy::print_stderr, reason = "who reads the log should see what was not tested")]
     fn mounted(world: &'a World, words: &[&str]) -> Option<Self> {
         let dir = world.path("disk");
         fs::create_dir(&dir).unwrap();
@@ -212,7 +210,7 @@ impl<'a> Mount<'a> {
         if mounted.is_ok_and(|output| output.status.success()) {
             return Some(Self(world));
         }
-        eprintln!("skipped: this user may not mount a file system");
+        skipped("this user may not mount a file system");
         None
     }
 

@@ -9,7 +9,7 @@ mod common;
 
 use common::trace::signal_traced;
 use common::trace::{CALLS, can_trace, counted, sites};
-use common::{Running, World};
+use common::{Running, World, skipped};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,6 +34,11 @@ fn calls(world: &World, link: &str) -> BTreeMap<String, usize> {
     let trace = format!("trace={CALLS}");
     traced(world, link, &["-e", &trace, "-o", "trace"]).end().ok();
     world.assert_same("tree", "out");
+    let trace = fs::read_to_string(world.path("trace")).unwrap();
+    let names = |line: &&str| line.contains("rename") && line.contains("/out\"");
+    let after: Vec<&str> = trace.lines().skip_while(|line| !names(line)).collect();
+    let flushed = after.iter().any(|line| line.contains("fsync("));
+    assert!(flushed, "the name may not survive a power cut: {after:#?}");
     let out = counted(&world.path("trace"), CALLS);
     clean(world);
     out
@@ -42,7 +47,7 @@ fn calls(world: &World, link: &str) -> BTreeMap<String, usize> {
 #[test]
 fn a_fault_at_any_call_costs_no_more_than_a_second_run() {
     if !can_trace() {
-        eprintln!("skipped: strace is missing or may not trace");
+        skipped("strace is missing or may not trace");
         return;
     }
     let world = World::new();
@@ -94,7 +99,7 @@ fn a_fault_at_any_call_costs_no_more_than_a_second_run() {
 #[test]
 fn an_end_that_is_asked_for_while_all_is_flushed_is_told_as_what_it_is() {
     if !can_trace() {
-        eprintln!("skipped: strace is missing or may not trace");
+        skipped("strace is missing or may not trace");
         return;
     }
     let world = World::new();

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{MIB, Running, World, closed_port, eventually, number};
+use common::{MIB, Running, World, closed_port, eventually, number, skipped};
 use rustix::process::Signal;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ fn of_many_fetches_to_one_place_one_does_the_work_and_all_end_well() {
 #[test]
 fn what_another_user_left_at_a_place_is_not_gone_on_with() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: only root can give a file to somebody else");
+        skipped("only root can give a file to somebody else");
         return;
     }
     let world = World::new();
@@ -133,11 +133,10 @@ fn limited(world: &World, limit: &str, words: &[&str]) -> Running {
     Running::of(&mut world.command(Path::new("prlimit"), &all), &all)
 }
 
-#[expect(clippy::print_stderr, reason = "who reads the log should see what was not tested")]
 fn has_prlimit() -> bool {
     let found = std::process::Command::new("prlimit").arg("--version").output().is_ok_and(|o| o.status.success());
     if !found {
-        eprintln!("skipped: prlimit is missing");
+        skipped("prlimit is missing");
     }
     found
 }

@@ -8,7 +8,7 @@
 mod common;
 
 use common::trace::{CALLS, can_trace, counted, signal_traced, sites, traced};
-use common::{Running, World, host_of, text};
+use common::{Running, World, host_of, skipped, text};
 use rustix::process::Signal;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -37,7 +37,7 @@ fn ended_well(mut running: Running, what: &str) {
 #[test]
 fn a_fault_at_any_call_of_a_seed_changes_nothing_of_what_it_serves() {
     if !can_trace() {
-        eprintln!("skipped: strace is missing or may not trace");
+        skipped("strace is missing or may not trace");
         return;
     }
     let world = World::new();
@@ -104,10 +104,11 @@ fn http(url: &str, head: &str, body: &[u8]) -> (u16, Vec<u8>) {
 fn a_fault_at_any_call_of_a_tracker_loses_nothing_that_it_said_it_has() {
     // `write` is how it fills its files; errors of it would hit the runtime's wakers too, so there it is only killed.
     const WRITE: &str = "write";
-    let Some(program) = World::tracker_program().filter(|_| can_trace()) else {
-        eprintln!("skipped: strace is missing or may not trace, or the tracker was not built");
+    if !can_trace() {
+        skipped("strace is missing or may not trace");
         return;
-    };
+    }
+    let program = World::tracker_program();
     let world = World::new();
     world.file("tree/one", 200_000);
     world.file("tree/two", 70);
@@ -161,11 +162,11 @@ fn a_fault_at_any_call_of_a_tracker_loses_nothing_that_it_said_it_has() {
 
 #[test]
 fn a_limit_on_the_size_of_files_refuses_a_manifest_and_does_not_end_a_tracker() {
-    let found = Command::new("prlimit").arg("--version").output().is_ok_and(|o| o.status.success());
-    let Some(program) = World::tracker_program().filter(|_| found) else {
-        eprintln!("skipped: prlimit is missing, or the tracker was not built");
+    if !Command::new("prlimit").arg("--version").output().is_ok_and(|o| o.status.success()) {
+        skipped("prlimit is missing");
         return;
-    };
+    }
+    let program = World::tracker_program();
     let world = World::new();
     world.file("tree/one", 200_000);
     world.run(&["create", "tree", "-o", "m", "--piece-size", "64K"]).ok();

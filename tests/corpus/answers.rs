@@ -228,6 +228,8 @@ fn who_looks_for_a_manifest_with_its_help() {
             let looking = engine.find_manifest(id, &trackers, &[], Some(Duration::from_millis(100)));
             assert!(tokio::time::timeout(PATIENCE, looking).await.unwrap().is_err(), "{name}");
             engine.shutdown().await;
+            let came = tokio::time::timeout(Duration::ZERO, trap.accept()).await;
+            assert!(came.is_err(), "{name}: somebody followed a redirect");
         }
     });
 }

@@ -118,7 +118,20 @@ pub async fn play(
     content: Option<&Content>,
     bounds: Bounds,
 ) -> Arc<Tally> {
-    let tally = Arc::new(Tally::default());
+    let tally = Arc::default();
+    play_counted(mode, target, swarm, content, bounds, Arc::clone(&tally)).await;
+    tally
+}
+
+/// The same, counting where others can see it meanwhile.
+pub async fn play_counted(
+    mode: PeerMode,
+    target: SocketAddr,
+    swarm: SwarmId,
+    content: Option<&Content>,
+    bounds: Bounds,
+    tally: Arc<Tally>,
+) {
     let mut playing = JoinSet::new();
     for n in 0..bounds.connections {
         let (tally, content) = (Arc::clone(&tally), content.cloned());
@@ -135,7 +148,6 @@ pub async fn play(
     }
     let all = async { while playing.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(bounds.time, all).await;
-    tally
 }
 
 /// A new name for each connection, as any liar has.

@@ -2,9 +2,10 @@
 
 use crate::hostile::with_seed_of;
 use crate::run;
-use harness::evil::{Bounds, PeerMode, play};
+use harness::evil::{Bounds, PeerMode, Tally, play, play_counted};
 use harness::loopback::{Content, PATIENCE, complete, engine};
 use shoal_protocol::announce::StopReason;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -40,12 +41,23 @@ async fn among(mode: PeerMode, seed: u64) {
     let content = Content::file(60, 8 << 20, 1 << 18);
     let (a, b, dir) = (engine().await, engine().await, tempfile::tempdir().unwrap());
     let seeding = content.seed(&a, &[]);
-    let mut fetch = content.fetch(&b, dir.path(), &[a.local_addr()], &[]);
     let bounds = Bounds { connections: 3, count: 100_000, time: PATIENCE, seed, addresses: 1 };
-    let evil = [a.local_addr(), b.local_addr()].map(|target| {
-        let content = content.clone();
-        tokio::spawn(async move { play(mode, target, content.swarm(), Some(&content), bounds).await })
-    });
+    let evil = |target| {
+        let (content, tally) = (content.clone(), Arc::new(Tally::default()));
+        let counted = Arc::clone(&tally);
+        let playing = async move { play_counted(mode, target, content.swarm(), Some(&content), bounds, counted).await };
+        (tokio::spawn(playing), tally)
+    };
+    // The seed has them already when the fetch begins.
+    let (first, tally) = evil(a.local_addr());
+    let connected = async {
+        while tally.connected.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, connected).await.unwrap();
+    let mut fetch = content.fetch(&b, dir.path(), &[a.local_addr()], &[]);
+    let evil = [first, evil(b.local_addr()).0];
     assert!(content.is_at(&complete(&mut fetch).await), "{mode:?}");
     evil.iter().for_each(tokio::task::JoinHandle::abort);
     fetch.stop(StopReason::Done).await;

@@ -6,6 +6,7 @@ use shoal_peer::engine::{Engine, EngineConfig};
 use shoal_protocol::Manifest;
 use shoal_protocol::announce::StopReason;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 async fn get(addr: SocketAddr, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
     http(addr, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n")).await.unwrap()
@@ -64,6 +65,25 @@ fn the_peers_port_gives_out_manifest_and_cvs_and_takes_announces() {
         }
         // Peers still get in.
         assert!(Evil::dial(addr, &hello(content.swarm(), 1)).await.is_ok());
+        seed.stop(StopReason::Done).await;
+        engine.shutdown().await;
+    });
+}
+
+#[test]
+fn what_is_given_out_over_http_counts_against_the_limit() {
+    run(async {
+        let content = Content::tree(31, &vec![1; 4_000], 1 << 16);
+        let limited = EngineConfig { max_upload: 400_000, ..EngineConfig::on_loopback() };
+        let engine = Engine::start(limited).await.unwrap();
+        let seed = content.seed(&engine, &[]);
+        let path = format!("/m/{}", content.manifest.id());
+        let start = Instant::now();
+        let (status, _, json) = get(engine.local_addr(), &path, "").await;
+        assert_eq!((status, json.len() > 400_000), (200, true), "{}", json.len());
+        // A twentieth of a second may be saved up.
+        let least = json.len() as f64 / 400_000.0 - 0.1;
+        assert!(start.elapsed().as_secs_f64() > least, "{} bytes in {:?}", json.len(), start.elapsed());
         seed.stop(StopReason::Done).await;
         engine.shutdown().await;
     });

@@ -86,7 +86,8 @@ fn two_origins_share_the_work() {
         let world = small(seed).pieces(512).origin(up(), down()).origin(up(), down());
         let report = world.fetchers(4, up(), down()).run();
         must_complete(&report);
-        assert!(report.origin_copies < 2.3 && report.ratio() < 1.6, "{report}");
+        // Origins that shared nothing would send two copies, in 1.5 times the bound.
+        assert!(report.origin_copies < 1.7 && report.ratio() < 1.3, "{report}");
     }
 }
 

@@ -216,6 +216,7 @@ impl Settings {
             max_bytes: self.max_data.unwrap_or(default.max_bytes),
             ttl: self.manifest_ttl.unwrap_or(default.ttl),
             allow,
+            ..default
         }
     }
 

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What was used within this time is not removed to make room.
+/// For so long a manifest counts as in use.
 pub const BUSY: Duration = Duration::from_secs(600);
 /// Most manifests: bounds the index to some 20 MiB.
 const MAX_COUNT: usize = 100_000;
@@ -35,13 +35,15 @@ pub struct DiskConfig {
     pub max_bytes: u64,
     /// How long an unused manifest is kept.
     pub ttl: Duration,
+    /// What was used within this time is not removed to make room.
+    pub busy: Duration,
     /// The only contents that are served, where the operator says so.
     pub allow: Option<Vec<ContentId>>,
 }
 
 impl Default for DiskConfig {
     fn default() -> Self {
-        Self { max_bytes: 4 << 30, ttl: Duration::from_secs(30 * 86_400), allow: None }
+        Self { max_bytes: 4 << 30, ttl: Duration::from_secs(30 * 86_400), busy: BUSY, allow: None }
     }
 }
 
@@ -149,7 +151,8 @@ impl DiskStore {
             || Refused::later(507, "the tracker's manifest store is full; ask its operator for more --max-data", 600);
         let mut state = self.state();
         while state.bytes.saturating_add(need) > self.config.max_bytes || state.held.len() >= MAX_COUNT {
-            let oldest = state.held.iter().filter(|(_, h)| h.used.elapsed() > BUSY).min_by_key(|(_, h)| h.used);
+            let oldest =
+                state.held.iter().filter(|(_, h)| h.used.elapsed() >= self.config.busy).min_by_key(|(_, h)| h.used);
             let swarm = oldest.map(|(swarm, _)| *swarm).ok_or_else(full)?;
             if let Some(id) = state.forget(&swarm) {
                 self.delete(&id);
@@ -258,11 +261,14 @@ impl ManifestSource for DiskStore {
     }
 
     fn knows(&self, swarm: &SwarmId) -> bool {
-        self.state().held.contains_key(swarm)
+        self.accepts_swarm(swarm) && self.state().held.contains_key(swarm)
     }
 
     fn manifest(&self, id: &ContentId) -> Option<Arc<Manifest>> {
         let swarm = id.open_swarm();
+        if !self.accepts_swarm(&swarm) {
+            return None;
+        }
         {
             let mut state = self.state();
             state.held.get_mut(&swarm)?.used = Instant::now();
@@ -300,8 +306,12 @@ impl ManifestSource for DiskStore {
     }
 
     fn part_len(&self, id: &ContentId, part: Part) -> Option<u64> {
+        let swarm = id.open_swarm();
+        if !self.accepts_swarm(&swarm) {
+            return None;
+        }
         let mut state = self.state();
-        let held = state.held.get_mut(&id.open_swarm())?;
+        let held = state.held.get_mut(&swarm)?;
         held.used = Instant::now();
         match part {
             Part::Manifest => Some(held.manifest_bytes),
@@ -310,6 +320,9 @@ impl ManifestSource for DiskStore {
     }
 
     fn read(&self, id: &ContentId, part: Part, range: Range<u64>) -> Option<Bytes> {
+        if !self.accepts_swarm(&id.open_swarm()) {
+            return None;
+        }
         let mut file = File::open(self.path(id, part)).ok()?;
         file.seek(SeekFrom::Start(range.start)).ok()?;
         let mut out = Vec::new();
@@ -451,5 +464,55 @@ mod tests {
         assert!(store.accepts_swarm(&ours.id().open_swarm()) && !store.accepts_swarm(&other.id().open_swarm()));
         assert_eq!(store.put(&other.id(), Part::Manifest, &other.to_binary()).unwrap_err().status, 403);
         assert_eq!(store.put(&ours.id(), Part::Manifest, &ours.to_binary()), Ok(true));
+        // Also of what it has from before.
+        let config = DiskConfig { allow: Some(vec![other.id()]), ..DiskConfig::default() };
+        let store = DiskStore::open(directory.path(), config).unwrap();
+        let id = ours.id();
+        assert!(store.manifest(&id).is_none() && store.part_len(&id, Part::Manifest).is_none());
+        assert!(store.read(&id, Part::Manifest, 0..9).is_none() && !store.knows(&id.open_swarm()));
+        let store = DiskStore::open(directory.path(), DiskConfig::default()).unwrap();
+        assert!(store.manifest(&id).is_some() && store.knows(&id.open_swarm()), "and loses nothing of it");
+    }
+
+    #[test]
+    fn what_was_not_used_for_longest_makes_room_once_it_is_not_in_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let all: Vec<Manifest> = (0..3).map(|n| manifest(&n.to_string(), 5, [n; 32])).collect();
+        let max_bytes = 2 * all[0].to_binary_with_hints().len() as u64;
+        let config = DiskConfig { max_bytes, busy: Duration::ZERO, ..DiskConfig::default() };
+        let store = DiskStore::open(directory.path(), config).unwrap();
+        let put = |at: usize| store.put(&all[at].id(), Part::Manifest, &all[at].to_binary_with_hints());
+        assert_eq!((put(0), put(1)), (Ok(true), Ok(true)));
+        // A swarm of the first one is alive.
+        store.touch(&all[0].id().open_swarm());
+        assert_eq!(put(2), Ok(true));
+        let held: Vec<bool> = all.iter().map(|manifest| store.manifest(&manifest.id()).is_some()).collect();
+        assert_eq!(held, [true, false, true]);
+    }
+
+    #[test]
+    fn swarms_of_what_was_put_are_not_driven_out_by_those_of_which_nobody_knows_anything() {
+        use crate::registry::RegistryConfig;
+        use crate::service::{Service, ServiceConfig};
+        let directory = tempfile::tempdir().unwrap();
+        let store = DiskStore::open(directory.path(), DiskConfig::default()).unwrap();
+        let real = manifest("real", 5, [1; 32]);
+        store.put(&real.id(), Part::Manifest, &real.to_binary()).unwrap();
+        let registry = RegistryConfig { max_swarms: 8, ..RegistryConfig::default() };
+        let service = Service::new(ServiceConfig { registry, ..ServiceConfig::default() }, Arc::new(store));
+        let announce = |swarm: SwarmId, peer: u8| {
+            let text = format!(
+                r#"{{"swarm":"{swarm}","peer":"{}","port":7171,"event":"started","left":1}}"#,
+                format!("{peer:02x}").repeat(16)
+            );
+            let announce: shoal_protocol::Announce = serde_json::from_str(&text).unwrap();
+            let from = std::net::IpAddr::from([9, 9, 9, peer]);
+            service.announce(0, &announce, from, [9, 9, 8, 8].into()).map(|handout| handout.peers.len())
+        };
+        announce(real.id().open_swarm(), 1).unwrap();
+        for n in 0..100 {
+            let _ = announce(ContentId([n; 32]).open_swarm(), 2 + n);
+        }
+        assert_eq!(announce(real.id().open_swarm(), 200).unwrap(), 1, "the first one is forgotten");
     }
 }

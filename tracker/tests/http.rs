@@ -246,6 +246,17 @@ async fn slow_heads_slow_bodies_and_idle_connections_end() {
         // A busy machine may be late, but never early.
         assert!(took >= at_least && took < at_most + Duration::from_secs(2), "{sent:?}: {took:?}");
     }
+    // A byte now and then is no progress.
+    let mut stream = TcpStream::connect(world.addr).await.unwrap();
+    stream.write_all(post.as_bytes()).await.unwrap();
+    let mut sent = 1;
+    while sent < 50 && stream.write_all(b" ").await.is_ok() {
+        sent += 1;
+        if tokio::time::timeout(short / 4, stream.read_u8()).await.is_ok() {
+            break;
+        }
+    }
+    assert!(sent < 40, "{sent} bytes came, one by one");
     world.end().await;
 }
 

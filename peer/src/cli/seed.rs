@@ -297,6 +297,7 @@ impl Seeder<'_> {
         let mut ones = self.context.signals.clone();
         let mut tick = tokio::time::interval(TICK);
         let mut idle = Idle { sent: 0, since: Instant::now() };
+        let mut began = false;
         loop {
             let insist = tokio::select! {
                 biased;
@@ -320,7 +321,9 @@ impl Seeder<'_> {
                     content.troubles.notice(&notice);
                 }
             }
-            if is_gone(&all) {
+            // Before the first numbers come there is nothing either.
+            began |= sum.done > 0;
+            if began && is_gone(&all) {
                 let paths: Vec<String> =
                     self.contents.iter().map(|content| content.path.display().to_string()).collect();
                 let text = format!("nothing is left to serve of {}: it was changed or removed", paths.join(", "));

@@ -402,3 +402,27 @@ enum Payload {
     Extents(Vec<crate::store::Extent>),
     Bytes(Vec<u8>),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_lets_too_much_wait_is_found() {
+        let all = Arc::new(AtomicUsize::new(0));
+        let backlog = || Backlog { own: AtomicUsize::new(0), all: Arc::clone(&all) };
+        let one = backlog();
+        assert!(one.add(BACKLOG_MAX - 1) && one.add(1));
+        assert!(!one.add(1), "more than one may");
+        one.remove(2);
+        assert!(one.add(1));
+        // With all together at their limit, who has little waiting goes on, and who has more doesn't.
+        let rest = Backlog { own: AtomicUsize::new(0), all: Arc::clone(&all) };
+        rest.add(BACKLOG_ALL - BACKLOG_MAX - BACKLOG_FAIR);
+        let (modest, other) = (backlog(), backlog());
+        assert!(modest.add(BACKLOG_FAIR));
+        assert!(!modest.add(1) && other.add(1));
+        drop((one, rest, modest, other));
+        assert_eq!(all.load(Ordering::Relaxed), 0, "it goes with who let it wait");
+    }
+}

@@ -40,6 +40,16 @@ impl Nearest {
         }
     }
 
+    /// What is left of it where who is only so near sends on: never more than before.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Global, _) | (_, Self::Global) => Self::Global,
+            (Self::Private, _) | (_, Self::Private) => Self::Private,
+            _ => Self::Anything,
+        }
+    }
+
     /// Whether an address may be dialled.
     #[must_use]
     pub fn allows(self, ip: IpAddr) -> bool {

@@ -243,11 +243,7 @@ impl HttpClient {
                 Reply::Answer(answer) => return Ok(answer),
                 Reply::Redirect { to, ip } => {
                     let next = redirect_target(&url, &to)?;
-                    nearest = match (nearest, Nearest::named_by(reach(ip))) {
-                        (Nearest::Global, _) | (_, Nearest::Global) => Nearest::Global,
-                        (Nearest::Private, _) | (_, Nearest::Private) => Nearest::Private,
-                        _ => Nearest::Anything,
-                    };
+                    nearest = nearest.and(Nearest::named_by(reach(ip)));
                     url = next;
                 }
             }
@@ -387,6 +383,24 @@ mod tests {
 
     fn url(text: &str) -> Url {
         Url::parse(text).unwrap()
+    }
+
+    #[test]
+    fn nobody_is_sent_nearer_than_who_sends_it_is() {
+        for (asked_by, sent_on_from, to, allowed) in [
+            ("127.0.0.1", "127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "10.0.0.1", "127.0.0.1", false),
+            ("127.0.0.1", "10.0.0.1", "10.0.0.2", true),
+            ("127.0.0.1", "9.9.9.9", "10.0.0.2", false),
+            ("127.0.0.1", "9.9.9.9", "8.8.8.8", true),
+            ("10.0.0.1", "127.0.0.1", "127.0.0.1", false),
+            ("9.9.9.9", "10.0.0.1", "10.0.0.2", false),
+            ("9.9.9.9", "169.254.0.1", "8.8.8.8", true),
+        ] {
+            let near = |ip: &str| Nearest::named_by(reach(ip.parse().unwrap()));
+            let left = near(asked_by).and(near(sent_on_from));
+            assert_eq!(left.allows(to.parse().unwrap()), allowed, "{asked_by}, {sent_on_from} to {to}");
+        }
     }
 
     #[test]

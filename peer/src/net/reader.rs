@@ -187,9 +187,8 @@ impl Reader {
             let read = tokio::time::timeout(Duration::from_secs(1), self.stream.read(out));
             let read = noting_waits(&mut self.waited, read).await;
             let total = *waited + start.elapsed();
-            let crawls = total > PAYLOAD_YIELDS.0 && (got as f64) < total.as_secs_f64() * PAYLOAD_YIELDS.1;
-            let yields = crawls && self.shared.pool.is_wanted(self.proven);
-            if yields || total > PAYLOAD_SLOW || (read.is_err() && start.elapsed() > PAYLOAD_STUCK) {
+            let stands = if read.is_err() { start.elapsed() } else { Duration::ZERO };
+            if is_too_slow(got, total, stands, || self.shared.pool.is_wanted(self.proven)) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             if let Ok(read) = read {
@@ -198,6 +197,12 @@ impl Reader {
             }
         }
     }
+}
+
+/// Whether who sent so much of a payload in this time, and nothing for the last of it, has had its buffer for long enough.
+fn is_too_slow(got: usize, total: Duration, stands: Duration, is_wanted: impl FnOnce() -> bool) -> bool {
+    let crawls = total > PAYLOAD_YIELDS.0 && (got as f64) < total.as_secs_f64() * PAYLOAD_YIELDS.1;
+    (crawls && is_wanted()) || total > PAYLOAD_SLOW || stands > PAYLOAD_STUCK
 }
 
 /// Awaits, and sets `waited` if that was not done at once.
@@ -209,4 +214,32 @@ async fn noting_waits<F: Future>(waited: &mut bool, future: F) -> F::Output {
         poll
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_sender_keeps_its_buffer_as_long_as_nobody_needs_it() {
+        for (got, total_s, stands_s, wanted, ends) in [
+            (0, 2, 2, true, false),
+            (0, 4, 4, false, false),
+            (0, 4, 4, true, true),
+            (30_000, 4, 0, true, true),
+            (40_000, 4, 0, true, false),
+            (40_000, 4, 0, false, false),
+            (200_000, 31, 29, false, false),
+            (200_000, 31, 31, false, true),
+            (200_000, 119, 1, false, false),
+            (200_000, 121, 1, false, true),
+        ] {
+            let (total, stands) = (Duration::from_secs(total_s), Duration::from_secs(stands_s));
+            assert_eq!(
+                is_too_slow(got, total, stands, || wanted),
+                ends,
+                "{got} in {total_s} s, {stands_s} s ago, {wanted}"
+            );
+        }
+    }
 }

@@ -67,8 +67,12 @@ fn seal(secret: &Hash, head: &[u8], shape: Shape, stamps: &[Stamp], boot: Boot) 
 
 /// What this user's records are sealed with, if any was made yet. A file of somebody else's is no secret of ours.
 fn secret(state_dir: &Path) -> Option<Hash> {
+    secret_of(state_dir, rustix::process::geteuid().as_raw())
+}
+
+fn secret_of(state_dir: &Path, user: u32) -> Option<Hash> {
     let mut file = File::open(state_dir.join(SECRET)).ok()?;
-    if file.metadata().ok()?.uid() != rustix::process::geteuid().as_raw() {
+    if file.metadata().ok()?.uid() != user {
         return None;
     }
     let mut bytes = Hash::default();
@@ -212,4 +216,20 @@ pub(crate) fn stamps(manifest: &Manifest, path: &Path) -> Option<Vec<Stamp>> {
         out.push(found.stamp);
     }
     Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_of_another_user_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, state) = (rustix::process::geteuid().as_raw(), dir.path().join("state"));
+        assert_eq!(secret(&state), None);
+        let made = make_secret(&state).unwrap();
+        assert_eq!((secret(&state), secret_of(&state, ours)), (Some(made), Some(made)));
+        assert_eq!(secret_of(&state, ours + 1), None);
+        assert_eq!(make_secret(&state).unwrap(), made);
+    }
 }

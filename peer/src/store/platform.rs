@@ -149,10 +149,14 @@ pub fn default_state_dir() -> PathBuf {
 /// Makes a directory that only this user may use. One that someone else owns is refused: in a shared temporary
 /// directory anybody may have made it first.
 pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
+    private_dir_of(path, rustix::process::geteuid().as_raw())
+}
+
+fn private_dir_of(path: &Path, user: u32) -> io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let found = std::fs::metadata(path)?;
-    if found.uid() != rustix::process::geteuid().as_raw() {
+    if found.uid() != user {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the state directory belongs to another user"));
     }
     Ok(())
@@ -182,4 +186,21 @@ pub(crate) fn wall_clock_ns() -> i64 {
 /// Whether this process may read a file, without opening it.
 pub(crate) fn may_read(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::access(path, rustix::fs::Access::READ_OK)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_another_user_is_not_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, ours) = (dir.path().join("a/b"), rustix::process::geteuid().as_raw());
+        private_dir(&path).unwrap();
+        private_dir_of(&path, ours).unwrap();
+        let refused = private_dir_of(&path, ours + 1).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    }
 }

@@ -13,13 +13,19 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long any single fact may take: far more than it does, as the machine may be busy with other things.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// Bytes in a MiB.
 pub(crate) const MIB: usize = 1 << 20;
+
+/// Says what isn't tested here and why, past the test runner, which hides what passing tests print.
+pub(crate) fn skipped(why: &str) {
+    let mut stderr = std::io::stderr().lock();
+    writeln!(stderr, "skipped: {why}").unwrap();
+}
 
 /// A test's directory. At its end background processes that its fetches left are ended, too.
 pub(crate) struct World {
@@ -87,34 +93,33 @@ impl World {
         Seed { link: links[0].clone(), links, running }
     }
 
-    /// The tracker's program, where it was built.
-    pub(crate) fn tracker_program() -> Option<PathBuf> {
-        Some(Path::new(env!("CARGO_BIN_EXE_peer")).with_file_name("tracker")).filter(|program| program.exists())
+    /// The tracker's program, built from the sources as they are.
+    pub(crate) fn tracker_program() -> PathBuf {
+        static BUILT: OnceLock<PathBuf> = OnceLock::new();
+        let built = BUILT.get_or_init(|| {
+            let program = Path::new(env!("CARGO_BIN_EXE_peer")).with_file_name("tracker");
+            let profile = program.parent().and_then(Path::file_name).unwrap();
+            let profile = if profile == "debug" { "dev".as_ref() } else { profile };
+            let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            build.args(["build", "--quiet", "--locked", "-p", "shoal-tracker", "--bin", "tracker", "--profile"]);
+            build.arg(profile).arg("--target-dir").arg(program.ancestors().nth(2).unwrap());
+            assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());
+            program
+        });
+        built.clone()
     }
 
-    /// A tracker in a process of its own where its program was built, else inside this one.
     pub(crate) fn tracker(&self) -> Tracker {
         self.tracker_at("127.0.0.1:0")
     }
 
     pub(crate) fn tracker_at(&self, listen: &str) -> Tracker {
-        let program = Path::new(env!("CARGO_BIN_EXE_peer")).with_file_name("tracker");
-        if program.exists() {
-            let data = self.path("tracker-data");
-            let words = ["--json", "--no-config", "--listen", listen, "--admin-listen", "off", "--data"];
-            let mut command = self.command(&program, &words);
-            let running = Running::of(command.arg(data), &words);
-            let url = text(&running.wait("a URL", |record| record["type"] == "ready"), "url");
-            return Tracker { url, running: Some(running), inside: None };
-        }
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let store = shoal_tracker::DiskStore::open(&self.path("tracker-data"), shoal_tracker::DiskConfig::default());
-        let service = shoal_tracker::Service::new(shoal_tracker::ServiceConfig::default(), Arc::new(store.unwrap()));
-        let listener = runtime.block_on(async { shoal_tracker::server::bind(listen.parse().unwrap()).unwrap() });
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let stop = tokio_util::sync::CancellationToken::new();
-        runtime.spawn(shoal_tracker::server::run(listener, None, service, stop));
-        Tracker { url, running: None, inside: Some(runtime) }
+        let data = self.path("tracker-data");
+        let words = ["--json", "--no-config", "--listen", listen, "--admin-listen", "off", "--data"];
+        let mut command = self.command(&Self::tracker_program(), &words);
+        let running = Running::of(command.arg(data), &words);
+        let url = text(&running.wait("a URL", |record| record["type"] == "ready"), "url");
+        Tracker { url, running }
     }
 
     /// The background processes that are on the list.
@@ -200,16 +205,12 @@ impl Seed {
 
 pub(crate) struct Tracker {
     pub(crate) url: String,
-    running: Option<Running>,
-    inside: Option<tokio::runtime::Runtime>,
+    running: Running,
 }
 
 impl Tracker {
     pub(crate) fn kill(self) {
-        if let Some(runtime) = self.inside {
-            runtime.shutdown_timeout(Duration::from_secs(1));
-        }
-        drop(self.running);
+        self.running.kill();
     }
 }
 

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 /// Calls that change what is on a disk. `write` is left out: a fetch writes files by position, and pipes and wakers are not
 /// the disk.
-pub(crate) const CALLS: &str = "pwrite64,pwritev,ftruncate,fallocate,fsync,fdatasync,rename,renameat,renameat2,unlink,\
+pub(crate) const CALLS: &str = "pwrite64,pwritev,ftruncate,fallocate,fsync,fdatasync,syncfs,rename,renameat,renameat2,unlink,\
                                 unlinkat,mkdir,mkdirat,rmdir,symlinkat,linkat,fchmod,fchmodat,fsetxattr,setxattr,utimensat,\
                                 copy_file_range";
 /// Of each kind of call so many are tried by default.

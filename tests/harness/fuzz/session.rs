@@ -4,6 +4,7 @@ use super::Choices;
 use super::frames::decode;
 use crate::loopback::{Content, hello};
 use shoal_peer::swarm::{Config, ConnId, Connected, Input, Outcome, Output, Swarm, Time};
+use shoal_protocol::address::{Reach, reach};
 use shoal_protocol::announce::{Handout, HandoutPeer};
 use shoal_protocol::message::{Block, Hello};
 use shoal_protocol::{Bitfield, Message, PeerId};
@@ -27,6 +28,8 @@ struct Model {
     have: Bitfield,
     to_hash: Vec<u32>,
     to_commit: Vec<u32>,
+    /// What was hashed last of a piece was right.
+    right: BTreeSet<u32>,
     to_compare: Vec<u32>,
     asked: Vec<(ConnId, Block)>,
 }
@@ -64,6 +67,7 @@ pub fn session(bytes: &[u8]) {
         have,
         to_hash: Vec::new(),
         to_commit: Vec::new(),
+        right: BTreeSet::new(),
         to_compare: Vec::new(),
         asked: Vec::new(),
     };
@@ -106,14 +110,17 @@ impl Model {
                     self.to_hash.push(block.piece);
                 }
             }
-            Output::Commit { piece } => self.to_commit.push(piece),
+            Output::Commit { piece } => {
+                assert!(self.right.contains(&piece), "{piece} is wrong");
+                self.to_commit.push(piece);
+            }
             Output::HashBlocks { piece } => self.to_compare.push(piece),
             Output::Close { conn, .. } => {
                 assert!(self.open.contains(&conn) && self.closing.insert(conn), "{conn} closed twice");
             }
             Output::Dial { addr } => {
                 // All that is told here comes from afar.
-                assert!(!addr.ip().is_loopback() && addr.port() >= 1_024, "{addr} dialled");
+                assert!(reach(addr.ip()) == Reach::Global && addr.port() >= 1_024, "{addr} dialled");
             }
             _ => {}
         }
@@ -205,6 +212,11 @@ impl Model {
                         Some(_) => Outcome::Cv([9; 32]),
                         None => Outcome::Pack(right),
                     };
+                    if right {
+                        self.right.insert(piece);
+                    } else {
+                        self.right.remove(&piece);
+                    }
                     self.feed(Input::Hashed { piece, outcome });
                 } else if let Some(piece) = self.to_compare.pop() {
                     let blocks = geometry.piece_length(piece).div_ceil(1 << 18);

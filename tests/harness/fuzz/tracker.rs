@@ -6,6 +6,7 @@ use shoal_protocol::address::{Reach, Trust, reach};
 use shoal_protocol::announce::zone_nearness;
 use shoal_protocol::limits::{ANNOUNCE_BYTES, HANDOUT_PEERS, INTERVAL_S, PORT_MIN};
 use shoal_protocol::{Announce, Handout};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 /// Where clients and the tracker may be.
@@ -15,6 +16,9 @@ const PLACES: [&str; 8] =
 /// Bodies of announces from clients here and there, one behind the other with a byte between that says where.
 pub fn announce(bytes: &[u8]) {
     let service = open_tracker();
+    // Where the tracker saw somebody: such an address goes to everybody. Who said of others that they are its own.
+    let mut seen = BTreeSet::new();
+    let mut said_by: BTreeMap<IpAddr, BTreeSet<IpAddr>> = BTreeMap::new();
     for (n, part) in bytes.split(|b| *b == b'\n').take(16).enumerate() {
         let mut choices = Choices::new(part);
         let place = |byte: u8| PLACES[byte as usize % PLACES.len()].parse::<IpAddr>().unwrap();
@@ -31,6 +35,10 @@ pub fn announce(bytes: &[u8]) {
             continue;
         };
         announce.check().unwrap_or_else(|error| panic!("answered though {error}"));
+        seen.insert(remote.to_canonical());
+        for candidate in &announce.candidates {
+            said_by.entry(candidate.ip().to_canonical()).or_default().insert(remote.to_canonical());
+        }
         assert!(handout.peers.len() <= HANDOUT_PEERS && INTERVAL_S.contains(&handout.interval));
         for addr in handout.peers.iter().flat_map(|peer| &peer.addrs) {
             let given: Option<SocketAddr> = addr.parse().ok();
@@ -40,13 +48,11 @@ pub fn announce(bytes: &[u8]) {
             };
             assert!(given.port() >= PORT_MIN, "{addr}");
             assert!(!matches!(reach(given.ip()), Reach::Never | Reach::Loopback), "{addr}");
-            // What is private goes to who is near, or behind the same address.
-            if reach(remote) == Reach::Global && reach(given.ip()) == Reach::Private {
-                let behind = PLACES
-                    .iter()
-                    .any(|p| reach(p.parse().unwrap()) == Reach::Private && given.ip() == p.parse::<IpAddr>().unwrap());
-                let same = announce.candidates.contains(&given) || bytes.len() > body.len();
-                assert!(behind || same, "{addr} to {remote}");
+            // What is only said goes to who is behind the same address, and if it is private to who is near.
+            let ip = given.ip().to_canonical();
+            if reach(remote) == Reach::Global && !seen.contains(&ip) {
+                let by = said_by.get(&ip);
+                assert!(by.is_some_and(|by| by.contains(&remote.to_canonical())), "{addr} to {remote}");
             }
         }
     }

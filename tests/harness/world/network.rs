@@ -101,6 +101,8 @@ impl World {
     pub(super) fn send_block(&mut self, host: usize, conn: ConnId, block: Block) {
         self.trace(u64::from(block.piece) << 24 ^ u64::from(block.offset));
         let vices = self.hosts[host].vices.clone();
+        let is_had = self.hosts[host].swarm.as_ref().is_some_and(|swarm| swarm.have().has(block.piece));
+        assert!(is_had, "{block:?} is not there to be sent");
         if vices.can_not_read || vices.reject.is_some() {
             let input = match vices.reject {
                 Some(reason) => {
