@@ -113,6 +113,14 @@ pub fn program(name: &str, package: &str) -> Result<PathBuf> {
     if path.is_file() { Ok(path) } else { Err(format!("no {name} at {}", path.display())) }
 }
 
+/// The first line that a program says, or that it is unknown.
+#[must_use]
+pub fn first_line(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().ok().filter(|output| output.status.success());
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.lines().next().unwrap_or("unknown").to_owned()
+}
+
 /// What the figures were measured on.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -122,6 +130,8 @@ pub struct Machine {
     pub cores: usize,
     /// The kernel's release.
     pub kernel: String,
+    /// What was measured: the commit that the sources are at.
+    pub commit: String,
 }
 
 impl Machine {
@@ -135,6 +145,7 @@ impl Machine {
             processor: model.trim_start_matches(['\t', ' ', ':']).to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             kernel: kernel.trim().to_owned(),
+            commit: first_line("git", &["describe", "--always", "--dirty"]),
         }
     }
 }

@@ -85,10 +85,11 @@ fn run(args: &Args) -> Result<bool> {
     let _control = args.cc.as_deref().map(CongestionControl::set).transpose()?;
     let machine = Machine::here();
     eprintln!(
-        "machine: {}, {} cores, Linux {}; congestion control {}; files in {}",
+        "machine: {}, {} cores, Linux {}; commit {}; congestion control {}; files in {}",
         machine.processor,
         machine.cores,
         machine.kernel,
+        machine.commit,
         CongestionControl::now(),
         args.dir.display()
     );

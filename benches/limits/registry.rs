@@ -32,7 +32,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Row>> {
         Row::new(
             "tracker: an announce in a swarm of 1,000,000 beside one of 1,000",
             "times",
-            Goal::AtMost(2.0),
+            Goal::AtMost(1.1),
             ratios,
         )?,
     ])

@@ -41,11 +41,12 @@ pub(crate) fn conditions(args: &Args, systems: &[Box<dyn System>]) {
     if args.json {
         let record = json!({
             "v": 1, "type": "conditions", "processor": machine.processor, "cores": machine.cores,
-            "kernel": machine.kernel, "congestion_control": control(args), "systems": versions, "rounds": args.rounds,
+            "kernel": machine.kernel, "commit": machine.commit, "congestion_control": control(args), "systems": versions, "rounds": args.rounds,
         });
         println!("{record}");
     }
-    eprintln!("machine: {}, {} cores, Linux {}", machine.processor, machine.cores, machine.kernel);
+    let Machine { processor, cores, kernel, commit } = &machine;
+    eprintln!("machine: {processor}, {cores} cores, Linux {kernel}; commit {commit}");
     eprintln!(
         "network: namespaces, tbf; TCP congestion control {} (Shoal chooses its own on short paths)",
         control(args)

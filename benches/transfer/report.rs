@@ -6,7 +6,6 @@ use benches::Machine;
 use benches::cost::{CongestionControl, Cost};
 use serde_json::json;
 use std::path::Path;
-use std::process::Command;
 
 /// One transfer by one system.
 #[derive(Debug, Clone)]
@@ -29,12 +28,6 @@ impl Run {
     }
 }
 
-fn first_line(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().ok().filter(|output| output.status.success());
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    text.lines().next().unwrap_or("unknown").to_owned()
-}
-
 /// The filesystem that a path lies on, with its options.
 fn filesystem(path: &Path) -> String {
     let path = std::path::absolute(path).unwrap_or_default();
@@ -48,7 +41,7 @@ fn filesystem(path: &Path) -> String {
 pub(crate) fn conditions(args: &Args, peer: &Path) {
     let machine = Machine::here();
     let control = CongestionControl::now();
-    let commit = first_line("git", &["describe", "--always", "--dirty"]);
+    let commit = &machine.commit;
     let versions: Vec<String> = ["nginx", "curl", "b3sum"].into_iter().filter_map(version).collect();
     let shoal = version(&peer.to_string_lossy()).unwrap_or_default();
     let filesystem = filesystem(&args.dir);

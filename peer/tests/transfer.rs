@@ -378,12 +378,16 @@ fn a_complete_target_is_served_when_asked() {
 fn a_closed_stdout_ends_a_fetch_quietly() {
     let world = World::new();
     world.file("file", MIB);
-    let seed = world.seed(&["file"], &[]);
-    let mut command = world.peer(&["fetch", &seed.link, "-o", "out", "--listen", "127.0.0.1:0"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    let talk = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.code().is_some() && !talk.contains("panicked"), "{talk}");
+    let seed = world.seed(&["file"], &["--max-upload", "400K"]);
+    // Its path is all that a fetch has to say there; the other one tells of each step.
+    for (out, more, code) in [("out", &[][..], 0), ("other", &["--json", "--progress", "json"], 143)] {
+        let mut command = world.peer(&["fetch", &seed.link, "-o", out, "--listen", "127.0.0.1:0"]);
+        let mut child = command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let talk = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!talk.contains("error") && !talk.contains("panicked"), "{talk}");
+        assert_eq!((output.status.code(), world.path(out).exists()), (Some(code), code == 0), "{talk}");
+    }
     world.assert_same("file", "out");
 }

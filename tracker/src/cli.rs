@@ -44,10 +44,10 @@ struct Cli {
 #[derive(Debug, clap::Args)]
 struct Global {
     /// Errors only on stderr
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, env = "SHOAL_QUIET", action = ArgAction::Count)]
     quiet: u8,
     /// More on stderr: info, debug, trace (RUST_LOG wins)
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, env = "SHOAL_VERBOSE", action = ArgAction::Count)]
     verbose: u8,
     /// JSON Lines on stdout
     #[arg(long, global = true, env = "SHOAL_JSON", value_parser = BoolishValueParser::new())]
@@ -129,7 +129,8 @@ impl Failure {
             4 => "unreachable",
             6 => "local-io",
             8 => "refused",
-            130 | 143 => "interrupted",
+            130 => "interrupted",
+            143 => "terminated",
             _ => "error",
         }
     }

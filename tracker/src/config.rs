@@ -237,34 +237,43 @@ impl Settings {
         let mut out = String::new();
         for arg in Only::command().get_arguments() {
             let Some(key) = arg.get_long() else { continue };
-            let value = match key {
-                "listen" => Some(quote(self.listen_addr().to_string())),
-                "data" => Some(path(&self.data_dir())),
-                "max-data" => Some(self.max_data.unwrap_or(DiskConfig::default().max_bytes).to_string()),
-                "manifest-ttl" => Some(time(self.manifest_ttl.unwrap_or(DiskConfig::default().ttl))),
-                "admin-listen" => Some(quote(self.admin_listen.clone().unwrap_or_else(|| "127.0.0.1:7071".into()))),
-                "announce-interval" => self.announce_interval.map(time),
-                "peer-ttl" => self.peer_ttl.map(time),
-                "max-handout" => Some(self.max_handout.unwrap_or(RegistryConfig::default().max_handout).to_string()),
-                "max-swarms" => Some(self.max_swarms.unwrap_or(RegistryConfig::default().max_swarms).to_string()),
-                "max-peers-per-swarm" => {
-                    Some(self.max_peers_per_swarm.unwrap_or(RegistryConfig::default().max_peers_per_swarm).to_string())
+            let (disk, registry) = (DiskConfig::default(), RegistryConfig::default());
+            // Whether it was set, and what holds; nothing where that depends on others.
+            let (is_set, value) = match key {
+                "listen" => (self.listen.is_some(), Some(quote(self.listen_addr().to_string()))),
+                "data" => (self.data.is_some(), Some(path(&self.data_dir()))),
+                "max-data" => number(self.max_data, disk.max_bytes),
+                "manifest-ttl" => (self.manifest_ttl.is_some(), Some(time(self.manifest_ttl.unwrap_or(disk.ttl)))),
+                "admin-listen" => {
+                    let addr = self.admin_listen.as_deref().unwrap_or("127.0.0.1:7071");
+                    (self.admin_listen.is_some(), Some(quote(addr.to_owned())))
                 }
-                "max-peers" => Some(self.max_peers.unwrap_or(RegistryConfig::default().max_peers).to_string()),
-                "rate-limit" => Some(self.rate_limit.unwrap_or(ServiceConfig::default().rate_limit).to_string()),
-                "allow" => self.allow.as_deref().map(path),
-                "trust-advertised" => Some(list(&self.trust_advertised)),
-                "trust-forwarded" => Some(list(&self.trust_forwarded)),
+                "announce-interval" => (true, self.announce_interval.map(time)),
+                "peer-ttl" => (true, self.peer_ttl.map(time)),
+                "max-handout" => number(self.max_handout, registry.max_handout),
+                "max-swarms" => number(self.max_swarms, registry.max_swarms),
+                "max-peers-per-swarm" => number(self.max_peers_per_swarm, registry.max_peers_per_swarm),
+                "max-peers" => number(self.max_peers, registry.max_peers),
+                "rate-limit" => number(self.rate_limit, ServiceConfig::default().rate_limit),
+                "allow" => (true, self.allow.as_deref().map(path)),
+                "trust-advertised" => (!self.trust_advertised.is_empty(), Some(list(&self.trust_advertised))),
+                "trust-forwarded" => (!self.trust_forwarded.is_empty(), Some(list(&self.trust_forwarded))),
                 _ => continue,
             };
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
             let _ = match value {
-                Some(value) => writeln!(out, "# {help}\n{key} = {value}\n"),
+                Some(value) if is_set => writeln!(out, "# {help}\n{key} = {value}\n"),
+                Some(value) => writeln!(out, "# {help}\n# {key} = {value}\n"),
                 None => writeln!(out, "# {help}\n# {key} =\n"),
             };
         }
         out
     }
+}
+
+/// Whether a number was set, and what holds.
+fn number<T: ToString>(set: Option<T>, default: T) -> (bool, Option<String>) {
+    (set.is_some(), Some(set.unwrap_or(default).to_string()))
 }
 
 /// Reads a file of content ids: one a line, `#` starts a comment.

@@ -1,7 +1,7 @@
 //! What can be written on the command line.
 //!
-//! Every long flag has an environment variable, `SHOAL_` and its name, and can stand in the configuration file; both
-//! follow from the definitions here (see [`command`] and `config`), so nothing can be forgotten.
+//! Every long flag has an environment variable, `SHOAL_` and its name, and all but those of one run can stand in the
+//! configuration file; both follow from the definitions here (see [`command`] and `config`).
 
 use super::values::{host_port, listen, name, piece_size, seed_for, stop_when, url, zone};
 use crate::engine::Listen;

@@ -209,6 +209,8 @@ impl Output {
                     self.stdout(record("result", &fields).as_bytes());
                 }
             }
+            // Who no longer reads what it asked for wants no word about that.
+            Err(failure) if failure.kind == FailureKind::Terminated && *self.inner.closed.borrow() => {}
             Err(failure) => {
                 self.stderr(&format!("{} {}", self.paint("31", "error:"), escape(&failure.message)));
                 for line in &failure.details {

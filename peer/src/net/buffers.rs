@@ -1,4 +1,5 @@
-//! A bounded pool of block buffers: the engine's whole memory for payload.
+//! A bounded pool of block buffers: the engine's whole memory for payload, 16 MiB for those who send at a good pace and as
+//! much for those who have yet to show it.
 //!
 //! A connection takes a buffer when a block's header has come and gives it on with the bytes; it returns when the bytes
 //! are hashed and written. When none is left, connections stop reading and TCP slows the senders down. Buffers are
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Buffers in an engine: 16 MiB, enough for the bandwidth of memory times the latency of a few thread hops.
+/// Buffers for the quick: 16 MiB, enough for the bandwidth of memory times the latency of a few thread hops.
 pub const BUFFERS: usize = 64;
 /// Buffers beside them for senders that have yet to show their pace.
 const UNPROVEN: usize = 64;

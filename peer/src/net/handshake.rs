@@ -1,7 +1,7 @@
 //! The beginning of a connection: greetings, then hellos.
 //!
 //! The dialler's first bytes name nothing; the swarm is named in its hello, after the answer. Each side measures the round
-//! trip between what it sent and what came back. All of it must happen within [`HANDSHAKE`].
+//! trip between what it sent and what came back. Each step must happen within [`HANDSHAKE`].
 
 use super::doors::Admission;
 use super::socket;

@@ -1,8 +1,8 @@
 //! Who is known in this swarm and when to dial whom.
 //!
 //! Addresses come from the user and the journal (trusted), from trackers and from peers (believed only as far as
-//! [`Trust`] allows). A failed dial backs off, from one second to a minute, with jitter; after [`FAILURES_MAX`] an
-//! address is given up, unless the user named it.
+//! [`Trust`] allows). A failed dial of one that was connected once backs off, from one second to a
+//! minute, with jitter; after [`FAILURES_MAX`] it is given up, unless the user named it.
 //!
 //! Strangers' addresses may be a victim's, named to thousands of us at once. So one at which no peer answered rests for
 //! [`REST`], however often it is named; only who is connected to nobody at all tries such ones again sooner. And dials have
