@@ -3,10 +3,12 @@
 
 mod common;
 
-use common::{Done, MIB, World, closed_port, content, server, text};
+use common::{Done, MIB, World, closed_port, content, eventually, server, text};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Manifests that are malformed or hostile, each with what is wrong.
 fn bad_manifests(world: &World) -> Vec<(String, Vec<u8>)> {
@@ -221,19 +223,20 @@ fn one_tracker_that_refuses_again_and_again_is_not_all_of_them() {
     let (bad, later) = (refusing.local_addr().unwrap(), format!("127.0.0.1:{}", closed_port()));
     let trackers = [format!("http://{bad}"), format!("http://{later}")];
     let seed = world.start(&["seed", "file", "--listen", "127.0.0.1:0", "-t", &trackers[0], "-t", &trackers[1]]);
-    // As many refusals as there are trackers, and one more.
-    let mut refused = 0;
-    while refused < 3 {
-        let (mut stream, _) = refusing.accept().unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
-            head.extend(byte);
+    let refused = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&refused);
+    std::thread::spawn(move || {
+        for mut stream in refusing.incoming().flatten() {
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
+                head.extend(byte);
+            }
+            let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            count.fetch_add(u32::from(head.starts_with(b"PUT")), Ordering::Relaxed);
         }
-        refused += u32::from(head.starts_with(b"PUT"));
-        stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
-    }
+    });
+    // As many as there are trackers, and one more.
+    eventually("three refusals", || refused.load(Ordering::Relaxed) >= 3);
     let tracker = world.tracker_at(&later);
     let ready = seed.wait("a link", |record| record["type"] == "ready");
     assert!(text(&ready, "link").starts_with(&tracker.url), "{ready}");
