@@ -11,9 +11,7 @@ use super::announce;
 use super::events::{Event, Events};
 use super::swarm_io::{SwarmIo, Work};
 use crate::swarm::{self, Input, Swarm, Time};
-use shoal_protocol::Message;
 use shoal_protocol::announce::{Event as AnnounceEvent, StopReason};
-use shoal_protocol::message::GoodbyeReason;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -126,7 +124,7 @@ impl Driver {
             let reason = io.disk_failed.unwrap_or(reason);
             let announcement = io.announcement(AnnounceEvent::Stopped, 0, Some(reason));
             let mut farewells = Vec::new();
-            for (at, state) in io.job.trackers.iter().zip(&io.trackers) {
+            for (at, state) in io.job.trackers.iter().zip(&io.numbers.trackers) {
                 if matches!(state.state, Some(Ok(_))) {
                     let (core, at, announcement) = (Arc::clone(&io.job.core), at.clone(), announcement.clone());
                     farewells.push(io.job.core.tasks.spawn(async move {
@@ -134,9 +132,7 @@ impl Driver {
                     }));
                 }
             }
-            for (_, link) in std::mem::take(&mut io.links) {
-                link.end(Message::Goodbye { reason: GoodbyeReason::Leaving, text: String::new() });
-            }
+            io.links.leave();
             let saving = io.job.place.clone().map(|place| {
                 let peers = io.swarm.worth_keeping();
                 tokio::task::spawn_blocking(move || {
@@ -151,7 +147,7 @@ impl Driver {
         }
         // Each connection says when it is closed; none takes longer than its own two seconds.
         let closing = async {
-            while !self.lock().io.names.is_empty() {
+            while !self.lock().io.links.are_gone() {
                 self.look.notified().await;
             }
         };

@@ -19,6 +19,7 @@ pub mod http_client;
 pub mod interfaces;
 mod limited;
 pub mod limiter;
+mod links;
 pub mod listener;
 mod lobby;
 mod losses;

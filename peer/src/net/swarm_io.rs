@@ -4,21 +4,22 @@
 
 use super::announce;
 use super::buffers::Buffer;
-use super::connection::{self, Link, Shared};
+use super::connection::Shared;
 use super::core::Core;
 use super::disk::{Job, Place};
 use super::events::Event;
 use super::handshake::{self, HandshakeError, Opened};
+use super::links::Links;
 use super::manifest_server::ManifestBytes;
-use crate::engine::{Notice, Stats, TrackerAt, TrackerState};
+use super::numbers::Numbers;
+use crate::engine::{Notice, Stats, TrackerAt};
 use crate::failure::{Failure, FailureKind};
 use crate::store::ReadError;
 use crate::swarm::{ConnId, Connected, Input, Output, Swarm, Time, TrackerId};
 use shoal_protocol::announce::{Announce, Event as AnnounceEvent, Handout, StopReason};
 use shoal_protocol::geometry::Piece;
-use shoal_protocol::message::{Block, GoodbyeReason, Hello};
-use shoal_protocol::{Manifest, Message, PeerId, SwarmId};
-use std::collections::{BTreeMap, BTreeSet};
+use shoal_protocol::message::{Block, Hello};
+use shoal_protocol::{Manifest, SwarmId};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,19 +53,11 @@ pub(super) struct SwarmIo {
     pub(super) job: Work,
     pub(super) swarm: Swarm,
     start: Instant,
-    pub(super) links: BTreeMap<ConnId, Link>,
-    next_conn: ConnId,
+    pub(super) links: Links,
+    pub(super) numbers: Numbers,
     /// The block that the logic is deciding on.
     arrived: Option<Buffer>,
-    pub(super) trackers: Vec<TrackerState>,
-    pub(super) incoming: u32,
-    /// Who is behind each connection that isn't closed, and who of them ever sent payload.
-    pub(super) names: BTreeMap<ConnId, PeerId>,
-    pub(super) sources: BTreeSet<PeerId>,
-    pub(super) resumed: u64,
     checkpointed: Instant,
-    pub(super) starved: (Instant, u64),
-    pub(super) disk_bound: f64,
     /// The disk failed, and what others are told of that.
     pub(super) disk_failed: Option<StopReason>,
     /// Somebody wants an end, and waits for it.
@@ -72,27 +65,16 @@ pub(super) struct SwarmIo {
     pub(super) stopping: bool,
 }
 
-/// Most names of those who gave something that are told apart.
-const SOURCES_MAX: usize = 4_096;
-
 impl SwarmIo {
     pub(super) fn new(job: Work, swarm: Swarm) -> Self {
         let start = Instant::now();
-        let trackers = job.trackers.iter().map(|t| TrackerState { url: t.name(), state: None }).collect();
         Self {
-            resumed: swarm.done_bytes(),
+            numbers: Numbers::new(&job, &swarm),
             swarm,
             start,
-            links: BTreeMap::new(),
-            next_conn: 0,
+            links: Links::default(),
             arrived: None,
-            trackers,
-            incoming: 0,
-            names: BTreeMap::new(),
-            sources: BTreeSet::new(),
             checkpointed: start,
-            starved: (start, job.shared.pool.starved_us()),
-            disk_bound: 0.0,
             disk_failed: None,
             stop: None,
             stopping: false,
@@ -119,7 +101,7 @@ impl SwarmIo {
         }
         match event {
             Event::Incoming(opened, remote) => {
-                self.incoming += 1;
+                self.numbers.incoming += 1;
                 self.connected(*opened, remote, None);
             }
             Event::Dialled(addr, Ok(opened)) => {
@@ -136,21 +118,18 @@ impl SwarmIo {
             Event::Input(input) => self.input(input),
             Event::Block { conn, block, buffer, lay } => {
                 self.arrived = Some(buffer);
-                // Names cost nothing: they are counted, and not without end.
-                self.sources.extend(self.names.get(&conn).filter(|_| self.sources.len() < SOURCES_MAX));
+                if let Some(peer) = self.links.name(conn) {
+                    self.numbers.sent_payload(peer);
+                }
                 self.input(Input::BlockArrived { conn, block, lay });
                 self.arrived = None;
             }
             Event::Unreadable { conn, block, error } => self.unreadable(conn, block, &error),
             Event::Broke { conn, text } => {
-                tracing::debug!(conn, text, "a peer broke the protocol");
-                if let Some(link) = self.links.remove(&conn) {
-                    link.end(Message::Goodbye { reason: GoodbyeReason::Protocol, text });
-                }
+                self.links.fault(conn, &text);
             }
             Event::Closed { conn } => {
-                self.links.remove(&conn);
-                self.names.remove(&conn);
+                self.links.closed(conn);
                 if !self.stopping {
                     self.input(Input::Closed { conn });
                 }
@@ -166,22 +145,24 @@ impl SwarmIo {
     }
 
     fn connected(&mut self, mut opened: Opened, remote: SocketAddr, dialled: Option<SocketAddr>) {
-        let conn = self.next_conn;
-        self.next_conn += 1;
         let hello = opened.hello.clone();
         let early = opened.early.take();
         tracing::debug!(%remote, client = hello.client, "connected");
         let rtt_us = u64::try_from(opened.rtt.as_micros()).unwrap_or(u64::MAX);
         // A socket without an address has ended already; where it was makes no difference then.
         let local = opened.stream.local_addr().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |addr| addr.ip());
-        let link = connection::start(conn, opened, &self.job.shared, &self.job.cancel);
-        self.links.insert(conn, link);
-        self.names.insert(conn, hello.peer);
+        let conn = self.links.start(opened, &self.job.shared, &self.job.cancel);
         let remote = shoal_protocol::address::canonical_addr(remote);
         self.input(Input::Connected(Connected { conn, local, remote, dialled, hello, rtt_us }));
         if let Some(message) = early {
             self.input(Input::Message { conn, message });
         }
+    }
+
+    /// Tells how things stand.
+    pub(super) fn publish(&mut self) {
+        let now = self.now();
+        self.numbers.publish(&self.job, &mut self.swarm, now, self.links.len());
     }
 
     pub(super) fn input(&mut self, input: Input) {
@@ -194,15 +175,11 @@ impl SwarmIo {
 
     fn perform(&mut self, output: Output) {
         match output {
-            Output::Send { conn, message } => self.send(conn, message),
-            Output::SendBlock { conn, block } => {
-                if let Some(link) = self.links.get(&conn) {
-                    link.send_block(block);
-                }
-            }
+            Output::Send { conn, message } => self.links.send(conn, message),
+            Output::SendBlock { conn, block } => self.links.send_block(conn, block),
             Output::SendManifest { conn, segment } => match self.job.bytes.segment(segment) {
-                Some(message) => self.send(conn, message),
-                None => self.end(conn, "there is no such manifest segment"),
+                Some(message) => self.links.send(conn, message),
+                None => self.links.fault(conn, "there is no such manifest segment"),
             },
             Output::Store { block, last } => {
                 if let (Some(buffer), Some(place)) = (self.arrived.take(), &self.job.place) {
@@ -214,12 +191,7 @@ impl SwarmIo {
             Output::Commit { piece } => self.disk(Job::Commit(piece)),
             Output::HashBlocks { piece } => self.disk(Job::HashBlocks(piece)),
             Output::KeepCvs { first, cvs } => self.disk(Job::KeepCvs(first, cvs)),
-            Output::Close { conn, reason } => {
-                if let Some(link) = self.links.remove(&conn) {
-                    tracing::debug!(conn, ?reason, "closing");
-                    link.end(Message::Goodbye { reason, text: String::new() });
-                }
-            }
+            Output::Close { conn, reason } => self.links.end(conn, reason, ""),
             Output::Dial { addr } => self.dial(addr),
             Output::Announce { tracker, event, want } => self.announce(tracker, event, want),
             Output::BadPiece { peer, piece, barred } => {
@@ -227,19 +199,6 @@ impl SwarmIo {
                 let _ = self.job.notices.try_send(Notice::BadPiece { peer, piece, barred });
             }
             Output::Complete => self.completed(),
-        }
-    }
-
-    fn send(&mut self, conn: ConnId, message: Message) {
-        if self.links.get(&conn).is_some_and(|link| !link.send(message)) {
-            self.end(conn, "you do not read");
-        }
-    }
-
-    /// Ends a connection over what its peer did; the logic hears of it when it is closed.
-    fn end(&mut self, conn: ConnId, text: &str) {
-        if let Some(link) = self.links.remove(&conn) {
-            link.end(Message::Goodbye { reason: GoodbyeReason::Protocol, text: text.into() });
         }
     }
 
@@ -357,9 +316,7 @@ impl SwarmIo {
             Ok((_, handout)) => Ok((handout.seeds, handout.leechers)),
             Err(error) => Err(error.to_string()),
         };
-        if let Some(slot) = self.trackers.get_mut(tracker) {
-            slot.state = Some(state);
-        }
+        self.numbers.tracker_said(tracker, state);
         self.input(match result {
             Ok((reached, handout)) => Input::Announced { tracker, reached, handout: handout.clamped() },
             Err(error) => Input::AnnounceFailed { tracker, retry_after_s: error.retry_after_s() },
