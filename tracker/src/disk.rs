@@ -374,6 +374,8 @@ impl ManifestSource for DiskStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::RegistryConfig;
+    use crate::service::{Service, ServiceConfig};
     use shoal_protocol::manifest::Shape;
     use shoal_protocol::{Entry, Hints, Kind};
 
@@ -474,17 +476,29 @@ mod tests {
         assert!(store.manifest(&id).is_some() && store.knows(&id.open_swarm()), "and loses nothing of it");
     }
 
+    /// One announces from an address of its own; gives how many others it is told of.
+    fn announce(service: &Service, swarm: SwarmId, peer: u8) -> Result<usize, Refused> {
+        let text = format!(
+            r#"{{"swarm":"{swarm}","peer":"{}","port":7171,"event":"started","left":1}}"#,
+            format!("{peer:02x}").repeat(16)
+        );
+        let announce: shoal_protocol::Announce = serde_json::from_str(&text).unwrap();
+        let from = std::net::IpAddr::from([9, 9, 9, peer]);
+        service.announce(0, &announce, from, [9, 9, 8, 8].into()).map(|handout| handout.peers.len())
+    }
+
     #[test]
     fn what_was_not_used_for_longest_makes_room_once_it_is_not_in_use() {
         let directory = tempfile::tempdir().unwrap();
         let all: Vec<Manifest> = (0..3).map(|n| manifest(&n.to_string(), 5, [n; 32])).collect();
         let max_bytes = 2 * all[0].to_binary_with_hints().len() as u64;
         let config = DiskConfig { max_bytes, busy: Duration::ZERO, ..DiskConfig::default() };
-        let store = DiskStore::open(directory.path(), config).unwrap();
+        let store = Arc::new(DiskStore::open(directory.path(), config).unwrap());
         let put = |at: usize| store.put(&all[at].id(), Part::Manifest, &all[at].to_binary_with_hints());
         assert_eq!((put(0), put(1)), (Ok(true), Ok(true)));
         // A swarm of the first one is alive.
-        store.touch(&all[0].id().open_swarm());
+        let service = Service::new(ServiceConfig::default(), Arc::clone(&store) as Arc<dyn ManifestSource>);
+        announce(&service, all[0].id().open_swarm(), 1).unwrap();
         assert_eq!(put(2), Ok(true));
         let held: Vec<bool> = all.iter().map(|manifest| store.manifest(&manifest.id()).is_some()).collect();
         assert_eq!(held, [true, false, true]);
@@ -492,27 +506,16 @@ mod tests {
 
     #[test]
     fn swarms_of_what_was_put_are_not_driven_out_by_those_of_which_nobody_knows_anything() {
-        use crate::registry::RegistryConfig;
-        use crate::service::{Service, ServiceConfig};
         let directory = tempfile::tempdir().unwrap();
         let store = DiskStore::open(directory.path(), DiskConfig::default()).unwrap();
         let real = manifest("real", 5, [1; 32]);
         store.put(&real.id(), Part::Manifest, &real.to_binary()).unwrap();
         let registry = RegistryConfig { max_swarms: 8, ..RegistryConfig::default() };
         let service = Service::new(ServiceConfig { registry, ..ServiceConfig::default() }, Arc::new(store));
-        let announce = |swarm: SwarmId, peer: u8| {
-            let text = format!(
-                r#"{{"swarm":"{swarm}","peer":"{}","port":7171,"event":"started","left":1}}"#,
-                format!("{peer:02x}").repeat(16)
-            );
-            let announce: shoal_protocol::Announce = serde_json::from_str(&text).unwrap();
-            let from = std::net::IpAddr::from([9, 9, 9, peer]);
-            service.announce(0, &announce, from, [9, 9, 8, 8].into()).map(|handout| handout.peers.len())
-        };
-        announce(real.id().open_swarm(), 1).unwrap();
+        announce(&service, real.id().open_swarm(), 1).unwrap();
         for n in 0..100 {
-            let _ = announce(ContentId([n; 32]).open_swarm(), 2 + n);
+            let _ = announce(&service, ContentId([n; 32]).open_swarm(), 2 + n);
         }
-        assert_eq!(announce(real.id().open_swarm(), 200).unwrap(), 1, "the first one is forgotten");
+        assert_eq!(announce(&service, real.id().open_swarm(), 200).unwrap(), 1, "the first one is forgotten");
     }
 }

@@ -1,8 +1,8 @@
 //! Who may be connected: places in all, and for one public address.
 //!
-//! Contract: pure but for the tokens that it cancels. When all places are taken, a newcomer gets that of who has waited
-//! longest without having asked anything, or else of who has been idle longest, or else of who takes a long answer slowly
-//! and began that first; so half-sent heads, idle connections and slow readers, however many, keep nobody out. Requests
+//! Contract: pure but for the clock, and the tokens that it cancels. When all places are taken, a newcomer gets that of who has waited
+//! longest without having asked anything, or else of who has been idle longest, or else of who has taken nothing of a long
+//! answer for longest, and for [`SLOW`] at least; so half-sent heads, idle connections and slow readers, however many, keep nobody out. Requests
 //! and answers under way at a good pace are never cut. IPv6 counts by /64; loopback and private networks
 //! have no limit of their own. The silent may take all places, as one costs 2 KiB: when there were at most 2,048 of them,
 //! those who were sent away came back at once, and 19,000 kept both cores busy with nothing else.
@@ -10,12 +10,18 @@
 use shoal_protocol::address::{Reach, canonical, reach, subnet};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Idle connections that hyper has, at most: each takes some 40 KiB, and who announces only isn't one of them.
 const ROOMY_MAX: usize = 2_048;
+/// Who takes nothing of an answer for so long makes room where nobody else does. The system takes a third of its buffer at a
+/// time, a MiB or so, from who reads.
+pub(crate) const SLOW: Duration = Duration::from_secs(3);
+/// Looking for the slowest takes a look at all.
+const LOOK_EVERY_MS: u64 = 100;
 /// How exactly it is known who has been idle longest.
 const USED_EVERY_MS: u64 = 1_000;
 
@@ -28,21 +34,37 @@ struct State {
     /// Who has been answered and asks nothing now, longest first: those that hyper has, and the others.
     roomy: BTreeMap<u64, CancellationToken>,
     idle: BTreeMap<u64, CancellationToken>,
-    /// Who takes an answer slowly, longest first.
-    slow: BTreeMap<u64, CancellationToken>,
+    /// Who is being sent a long answer, and when part of that was last taken.
+    sending: BTreeMap<u64, (CancellationToken, Arc<AtomicU64>)>,
+    /// None of those is looked at before then, as none was slow.
+    look_ms: u64,
     next: u64,
 }
 
 impl State {
     fn remove(&mut self, number: u64) {
-        let lists = [&mut self.silent, &mut self.roomy, &mut self.idle, &mut self.slow];
-        let _ = lists.into_iter().find_map(|list| list.remove(&number));
+        let lists = [&mut self.silent, &mut self.roomy, &mut self.idle];
+        if lists.into_iter().find_map(|list| list.remove(&number)).is_none() {
+            self.sending.remove(&number);
+        }
     }
 
     /// The one that goes for a newcomer.
-    fn dispensable(&mut self) -> Option<CancellationToken> {
-        let lists = [&mut self.silent, &mut self.roomy, &mut self.idle, &mut self.slow];
-        lists.into_iter().find_map(BTreeMap::pop_first).map(|(_, token)| token)
+    fn dispensable(&mut self, now_ms: u64) -> Option<CancellationToken> {
+        let lists = [&mut self.silent, &mut self.roomy, &mut self.idle];
+        if let Some((_, token)) = lists.into_iter().find_map(BTreeMap::pop_first) {
+            return Some(token);
+        }
+        if now_ms < self.look_ms {
+            return None;
+        }
+        let taken = |(number, (_, at)): (&u64, &(_, Arc<AtomicU64>))| (at.load(Ordering::Relaxed), *number);
+        let (taken_ms, number) = self.sending.iter().map(taken).min()?;
+        if now_ms.saturating_sub(taken_ms) < SLOW.as_millis() as u64 {
+            self.look_ms = now_ms + LOOK_EVERY_MS;
+            return None;
+        }
+        self.sending.remove(&number).map(|(token, _)| token)
     }
 }
 
@@ -51,6 +73,7 @@ impl State {
 pub(crate) struct Doors {
     most: usize,
     per_address: usize,
+    began: Instant,
     state: Arc<Mutex<State>>,
 }
 
@@ -63,22 +86,30 @@ pub(crate) struct Place {
     number: Mutex<u64>,
     /// When it was entered into the list of the idle, in milliseconds of its own age.
     used_ms: AtomicU64,
-    /// A long answer is being sent.
-    sending: AtomicBool,
+    /// When part of a long answer was last taken, by the clock of the doors.
+    taken_ms: Arc<AtomicU64>,
     evicted: CancellationToken,
 }
 
 impl Doors {
     pub(crate) fn new(most: usize, per_address: usize) -> Self {
-        Self { most: most.max(1), per_address, state: Arc::default() }
+        Self { most: most.max(1), per_address, began: Instant::now(), state: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
     /// A place for a connection from an address, or none.
     pub(crate) fn enter(&self, ip: IpAddr) -> Option<Place> {
+        self.enter_at(ip, self.now_ms())
+    }
+
+    fn enter_at(&self, ip: IpAddr, now_ms: u64) -> Option<Place> {
         let address = key(ip);
         let mut state = self.state();
         if let Some(address) = &address
@@ -88,7 +119,7 @@ impl Doors {
         }
         // Those who were told to go may take a moment: the new one enters at once, so there can be a few more than `most`.
         if state.open >= self.most {
-            state.dispensable()?.cancel();
+            state.dispensable(now_ms)?.cancel();
         }
         state.open += 1;
         if let Some(address) = address {
@@ -104,7 +135,7 @@ impl Doors {
             address,
             number: Mutex::new(number),
             used_ms: AtomicU64::new(UNUSED),
-            sending: AtomicBool::new(false),
+            taken_ms: Arc::default(),
             evicted,
         })
     }
@@ -145,38 +176,21 @@ impl Place {
         self.doors.state().remove(*number);
     }
 
-    /// Its answer is a long one, and on its way: until it is sent this one stays, if it is taken at a good pace.
+    /// Its answer is a long one, and on its way: until it is sent this one stays, as long as it takes some of it.
     pub(crate) fn sending(&self) {
-        self.sending.store(true, Ordering::Relaxed);
+        self.took();
+        let number = self.number();
+        let entry = (self.evicted.clone(), Arc::clone(&self.taken_ms));
+        self.doors.state().sending.insert(*number, entry);
     }
 
-    #[cfg(test)]
-    pub(crate) fn is_slow(&self) -> bool {
-        let number = *self.number();
-        self.doors.state().slow.contains_key(&number)
-    }
-
-    /// How a part of an answer was taken.
-    pub(crate) fn took(&self, slowly: bool) {
-        if !self.sending.load(Ordering::Relaxed) {
-            return;
-        }
-        let mut number = self.number();
-        let mut state = self.doors.state();
-        match (slowly, state.slow.contains_key(&number)) {
-            (true, false) => {
-                *number = state.next;
-                state.next += 1;
-                state.slow.insert(*number, self.evicted.clone());
-            }
-            (false, true) => state.remove(*number),
-            _ => {}
-        }
+    /// Part of an answer was taken.
+    pub(crate) fn took(&self) {
+        self.taken_ms.store(self.doors.now_ms(), Ordering::Relaxed);
     }
 
     /// It was answered, and hyper keeps it.
     pub(crate) fn idle(&self) {
-        self.sending.store(false, Ordering::Relaxed);
         let mut number = self.number();
         let mut state = self.doors.state();
         state.remove(*number);
@@ -272,39 +286,30 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_a_long_answer_slowly_makes_room_when_nobody_else_does() {
+    fn who_takes_nothing_of_a_long_answer_makes_room_when_nobody_else_does() {
         let doors = Doors::new(3, 9);
         let held: Vec<_> = (0..3).filter_map(|_| doors.enter(ip("10.0.0.1"))).collect();
-        for place in &held {
-            place.took(true);
+        for (place, taken_ms) in held.iter().zip([700, 500, 900]) {
             place.busy();
             place.sending();
+            place.taken_ms.store(taken_ms, Ordering::Relaxed);
         }
-        assert!(doors.enter(ip("10.0.0.1")).is_none(), "all at a good pace, as far as is known");
-        held[1].took(true);
-        held[2].took(true);
-        held[1].took(true);
-        held[2].took(false);
-        let newcomer = doors.enter(ip("10.0.0.1")).unwrap();
+        let slow_ms = SLOW.as_millis() as u64;
+        let enter = |now_ms| doors.enter_at(ip("10.0.0.1"), now_ms);
+        assert!(enter(499 + slow_ms).is_none(), "all take theirs");
+        assert!(enter(501 + slow_ms).is_none(), "it was just looked");
+        let newcomer = enter(499 + slow_ms + LOOK_EVERY_MS).unwrap();
         newcomer.busy();
         let gone = || held.iter().map(|place| place.evicted.is_cancelled()).collect::<Vec<_>>();
         assert_eq!(gone(), [false, true, false]);
-        assert!(doors.enter(ip("10.0.0.1")).is_none());
-        held[0].took(true);
-        held[0].idle();
-        held[0].took(true);
-        let counts = |state: MutexGuard<'_, State>| (state.slow.len(), state.roomy.len());
-        let (slow, roomy) = counts(doors.state());
-        assert_eq!((slow, roomy), (0, 1), "sent, and idle as others are");
-        held[2].took(true);
-        assert!(
-            doors.enter(ip("10.0.0.1")).is_some_and(|place| {
-                place.busy();
-                true
-            }) && gone()[0],
-            "first the idle"
-        );
-        assert!(doors.enter(ip("10.0.0.1")).is_some() && gone()[2]);
+        // Sent, and idle as others are.
+        held[2].idle();
+        let second = enter(700 + slow_ms).unwrap();
+        second.busy();
+        assert_eq!(gone(), [false, true, true], "first the idle");
+        assert!(enter(700 + slow_ms).is_some() && gone()[0]);
+        drop((held, newcomer, second));
+        assert!(doors.state().sending.is_empty() && doors.state().open == 0);
     }
 
     #[test]

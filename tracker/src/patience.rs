@@ -13,10 +13,6 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// Who takes less of an answer than [`Timeouts::answer_step`] within [`Timeouts::idle`] is too slow, and who takes longer
-/// than this for it makes room for others where there is none.
-const SLOW: Duration = Duration::from_secs(1);
-
 const FRESH: u8 = 0;
 const HEAD: u8 = 1;
 const BUSY: u8 = 2;
@@ -105,7 +101,7 @@ pub(crate) struct Paced<IO> {
     pub(crate) io: IO,
     pub(crate) pace: Arc<Pace>,
     pub(crate) place: Arc<Place>,
-    /// See [`Timeouts::answer_step`].
+    /// Who takes less of an answer than this within [`Timeouts::idle`] is too slow.
     pub(crate) answer_step: u64,
 }
 
@@ -170,9 +166,8 @@ impl<IO> Paced<IO> {
         // A head that comes slowly is not helped by an answer that goes out meanwhile.
         if sent >= self.answer_step && self.pace.phase.load(Ordering::Relaxed) != HEAD {
             self.pace.sent.store(0, Ordering::Relaxed);
-            let since_ms = self.pace.since_ms.load(Ordering::Relaxed);
-            let took_ms = self.pace.progress().saturating_sub(since_ms);
-            self.place.took(u128::from(took_ms) > SLOW.as_millis());
+            self.pace.progress();
+            self.place.took();
         }
     }
 }
@@ -187,10 +182,7 @@ mod tests {
         let pace = Pace { start: Instant::now() - Duration::from_secs(60), ..Arc::into_inner(Pace::new()).unwrap() };
         const STEP: u64 = 64 << 10;
         let place = Arc::new(Doors::new(1, 1).enter("10.0.0.1".parse().unwrap()).unwrap());
-        place.busy();
-        place.sending();
-        let paced =
-            Paced { ahead: Vec::new(), io: (), pace: Arc::new(pace), place: Arc::clone(&place), answer_step: STEP };
+        let paced = Paced { ahead: Vec::new(), io: (), pace: Arc::new(pace), place, answer_step: STEP };
         paced.pace.phase.store(IDLE, Ordering::Relaxed);
         let at = || paced.pace.since_ms.load(Ordering::Relaxed);
         for _ in 0..(STEP - 1) {
@@ -200,8 +192,5 @@ mod tests {
         assert_eq!(at(), 0);
         paced.wrote(&Poll::Ready(Ok(1)));
         assert!(at() >= 60_000);
-        assert!(place.is_slow(), "it took a minute for it");
-        paced.wrote(&Poll::Ready(Ok(STEP as usize)));
-        assert!(!place.is_slow());
     }
 }

@@ -248,8 +248,9 @@ async fn slow_heads_slow_bodies_and_idle_connections_end() {
     }
     // A byte now and then is no progress.
     let mut stream = TcpStream::connect(world.addr).await.unwrap();
-    stream.write_all(post.as_bytes()).await.unwrap();
-    let mut sent = 1;
+    let put = format!("PUT /m/{} HTTP/1.1\r\nhost: t\r\ncontent-length: 50\r\n\r\n", "ab".repeat(32));
+    stream.write_all(put.as_bytes()).await.unwrap();
+    let mut sent = 0;
     while sent < 50 && stream.write_all(b" ").await.is_ok() {
         sent += 1;
         if tokio::time::timeout(short / 4, stream.read_u8()).await.is_ok() {
@@ -257,6 +258,46 @@ async fn slow_heads_slow_bodies_and_idle_connections_end() {
         }
     }
     assert!(sent < 40, "{sent} bytes came, one by one");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn who_takes_nothing_of_a_long_answer_makes_room_and_who_takes_it_does_not() {
+    let timeouts = Timeouts { answer_step: 4 << 10, ..Timeouts::default() };
+    let world = World::new(ServiceConfig { max_connections: 1, timeouts, ..ServiceConfig::default() });
+    let file =
+        |n: u32| Entry { path: format!("f{n:06}"), kind: Kind::File { size: 1, root: [7; 32], executable: false } };
+    let manifest = Manifest::new(Shape::Tree, 65_536, (0..150_000).map(file).collect(), Hints::default()).unwrap();
+    let link = format!("/m/{}", manifest.id());
+    assert_eq!(world.put(&link, &manifest.to_binary()).await.status, 201);
+    let take = async |bytes: usize, pause: Duration| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4 << 10).unwrap();
+        let mut stream = socket.connect(world.addr).await.unwrap();
+        stream.write_all(format!("GET {link} HTTP/1.1\r\nhost: t\r\n\r\n").as_bytes()).await.unwrap();
+        let mut part = vec![0; bytes];
+        for _ in 0..4 {
+            stream.read_exact(&mut part).await.unwrap();
+            tokio::time::sleep(pause).await;
+        }
+        stream
+    };
+    let is_let_in = async || {
+        let mut stream = TcpStream::connect(world.addr).await.unwrap();
+        let mut out = Vec::new();
+        let head = b"GET /healthz HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n";
+        let _ = stream.write_all(head).await;
+        let _ = tokio::time::timeout(Duration::from_secs(2), stream.read_to_end(&mut out)).await;
+        out.starts_with(b"HTTP/1.1 200")
+    };
+    let well = take(400 << 10, Duration::from_millis(1)).await;
+    assert!(!is_let_in().await, "who takes it well stays");
+    drop(well);
+    // No more of it, for longer than one may.
+    let slow = take(400 << 10, Duration::from_millis(1)).await;
+    tokio::time::sleep(Duration::from_millis(3_200)).await;
+    assert!(is_let_in().await, "who takes nothing keeps others out");
+    drop(slow);
     world.end().await;
 }
 
