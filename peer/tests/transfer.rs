@@ -213,6 +213,13 @@ fn a_complete_target_needs_nobody_but_its_link() {
         world.run(&["fetch", &link, "--into", "dir", "--seed-for", "0s"]).ok();
         let plan = world.fetch(&link, "out", &["--dry-run"]).end().ok();
         assert_eq!(number(&plan, "to_fetch"), 0, "{plan}");
+        if name == "tree" {
+            // While its server is there, it says what the link means.
+            fs::rename(world.path("dir/tree"), world.path("dir/mine")).unwrap();
+            let words = ["fetch", &link, "--into", "dir", "--seed-for", "0s", "--listen", "127.0.0.1:0"];
+            assert_eq!(world.run(&words).ok()["path"], "dir/tree");
+            fs::remove_dir_all(world.path("dir/mine")).unwrap();
+        }
         seed.stop();
         let done = world.run(&["fetch", &link, "-o", "out"]);
         assert!(done.err.contains("already complete") && !done.err.contains("waiting"), "{}", done.err);
@@ -358,6 +365,31 @@ fn a_background_process_serves_on_and_ends() {
     world.assert_same("tree", "later");
     eventually("the background process ends by itself", || world.background().is_empty());
     assert!(start.elapsed() >= Duration::from_secs(8));
+}
+
+#[test]
+fn a_background_process_outlives_who_reads_what_its_fetch_says() {
+    let world = World::new();
+    world.file("file", MIB);
+    let seed = world.seed(&["file"], &[]);
+    let words = ["fetch", &seed.link, "-o", "out", "--listen", "127.0.0.1:0", "--seed-for", "60s", "--background"];
+    let mut child = world.peer(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(world.background().len(), 1);
+    world.end_background();
+}
+
+#[test]
+fn a_host_that_says_nothing_keeps_nobody_from_asking_others() {
+    let world = World::new();
+    world.file("file", MIB);
+    let seed = world.seed(&["file"], &[]);
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let link = format!("http://{}/m/{}", silent.local_addr().unwrap(), seed.id());
+    world.fetch(&link, "out", &["--peer", &seed.addr(), "--timeout", "60s", "--seed-for", "0s"]).end().ok();
+    world.assert_same("file", "out");
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn run_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             let _ = error.print();
             // Nothing was parsed, and who reads records waits for the last one all the same.
-            let output = Output { json: error.use_stderr() && args.iter().any(|arg| arg == "--json") };
+            let output = Output { json: error.use_stderr() && asks_for_json(&args) };
             let text = error.render().to_string();
             let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
             output.record("result", &failed(&Failure::new(2, first)));
@@ -167,6 +167,13 @@ fn run_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     output.record("result", &fields);
     ExitCode::from(code)
+}
+
+/// Whether the command line, or the environment as the parser reads it, asks for JSON.
+fn asks_for_json(args: &[OsString]) -> bool {
+    let is_yes = |value: &str| matches!(value, "y" | "yes" | "t" | "true" | "on" | "1");
+    args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json")
+        || std::env::var("SHOAL_JSON").is_ok_and(|value| is_yes(&value.to_lowercase()))
 }
 
 /// The last record of a failure.

@@ -109,7 +109,8 @@ impl DiskStore {
             }
             if let Some(id) =
                 name.to_str().and_then(|n| n.strip_suffix(".cvs")).filter(|n| n.parse::<ContentId>().is_ok())
-                && !directory.join(format!("{id}.manifest")).exists()
+                && std::fs::symlink_metadata(directory.join(format!("{id}.manifest")))
+                    .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
             {
                 // Its manifest went just before a crash, and nobody could ask for it.
                 std::fs::remove_file(entry.path())?;

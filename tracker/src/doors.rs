@@ -2,7 +2,7 @@
 //!
 //! Contract: pure but for the clock, and the tokens that it cancels. When all places are taken, a newcomer gets that of who has waited
 //! longest without having asked anything, or else of who has been idle longest, or else of who has taken nothing of a long
-//! answer for longest, and for [`SLOW`] at least; so half-sent heads, idle connections and slow readers, however many, keep nobody out. Requests
+//! answer for longest, and for some seconds at least; so half-sent heads, idle connections and slow readers, however many, keep nobody out. Requests
 //! and answers under way at a good pace are never cut. IPv6 counts by /64; loopback and private networks
 //! have no limit of their own. The silent may take all places, as one costs 2 KiB: when there were at most 2,048 of them,
 //! those who were sent away came back at once, and 19,000 kept both cores busy with nothing else.
@@ -17,9 +17,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Idle connections that hyper has, at most: each takes some 40 KiB, and who announces only isn't one of them.
 const ROOMY_MAX: usize = 2_048;
-/// Who takes nothing of an answer for so long makes room where nobody else does. The system takes a third of its buffer at a
-/// time, a MiB or so, from who reads.
-pub(crate) const SLOW: Duration = Duration::from_secs(3);
 /// Looking for the slowest takes a look at all.
 const LOOK_EVERY_MS: u64 = 100;
 /// How exactly it is known who has been idle longest.
@@ -50,7 +47,7 @@ impl State {
     }
 
     /// The one that goes for a newcomer.
-    fn dispensable(&mut self, now_ms: u64) -> Option<CancellationToken> {
+    fn dispensable(&mut self, now_ms: u64, slow: Duration) -> Option<CancellationToken> {
         let lists = [&mut self.silent, &mut self.roomy, &mut self.idle];
         if let Some((_, token)) = lists.into_iter().find_map(BTreeMap::pop_first) {
             return Some(token);
@@ -60,7 +57,7 @@ impl State {
         }
         let taken = |(number, (_, at)): (&u64, &(_, Arc<AtomicU64>))| (at.load(Ordering::Relaxed), *number);
         let (taken_ms, number) = self.sending.iter().map(taken).min()?;
-        if now_ms.saturating_sub(taken_ms) < SLOW.as_millis() as u64 {
+        if now_ms.saturating_sub(taken_ms) < slow.as_millis() as u64 {
             self.look_ms = now_ms + LOOK_EVERY_MS;
             return None;
         }
@@ -73,6 +70,7 @@ impl State {
 pub(crate) struct Doors {
     most: usize,
     per_address: usize,
+    slow: Duration,
     began: Instant,
     state: Arc<Mutex<State>>,
 }
@@ -92,8 +90,9 @@ pub(crate) struct Place {
 }
 
 impl Doors {
-    pub(crate) fn new(most: usize, per_address: usize) -> Self {
-        Self { most: most.max(1), per_address, began: Instant::now(), state: Arc::default() }
+    /// `slow`: who takes nothing of an answer for so long makes room where nobody else does.
+    pub(crate) fn new(most: usize, per_address: usize, slow: Duration) -> Self {
+        Self { most: most.max(1), per_address, slow, began: Instant::now(), state: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -119,7 +118,7 @@ impl Doors {
         }
         // Those who were told to go may take a moment: the new one enters at once, so there can be a few more than `most`.
         if state.open >= self.most {
-            state.dispensable(now_ms)?.cancel();
+            state.dispensable(now_ms, self.slow)?.cancel();
         }
         state.open += 1;
         if let Some(address) = address {
@@ -246,13 +245,15 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
+    const SLOW: Duration = Duration::from_secs(3);
+
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
     #[test]
     fn the_silent_go_first_then_the_idle_and_never_the_busy() {
-        let doors = Doors::new(3, 9);
+        let doors = Doors::new(3, 9, SLOW);
         let enter = || doors.enter(ip("10.0.0.1"));
         let (busy, idle, silent) = (enter().unwrap(), enter().unwrap(), enter().unwrap());
         assert!(doors.are_full());
@@ -273,7 +274,7 @@ mod tests {
 
     #[test]
     fn the_idle_that_hyper_has_are_few_however_much_room_there_is() {
-        let doors = Doors::new(9 * ROOMY_MAX, 9);
+        let doors = Doors::new(9 * ROOMY_MAX, 9, SLOW);
         let held: Vec<_> = (0..ROOMY_MAX + 3).filter_map(|_| doors.enter(ip("10.0.0.1"))).collect();
         held[0].used(0);
         for place in &held[2..] {
@@ -287,7 +288,7 @@ mod tests {
 
     #[test]
     fn who_takes_nothing_of_a_long_answer_makes_room_when_nobody_else_does() {
-        let doors = Doors::new(3, 9);
+        let doors = Doors::new(3, 9, SLOW);
         let held: Vec<_> = (0..3).filter_map(|_| doors.enter(ip("10.0.0.1"))).collect();
         for (place, taken_ms) in held.iter().zip([700, 500, 900]) {
             place.busy();
@@ -314,7 +315,7 @@ mod tests {
 
     #[test]
     fn of_the_idle_who_was_used_longest_ago_goes_first() {
-        let doors = Doors::new(3, 9);
+        let doors = Doors::new(3, 9, SLOW);
         let held: Vec<_> = (0..3).filter_map(|_| doors.enter(ip("10.0.0.1"))).collect();
         held.iter().for_each(|place| place.used(0));
         held[0].used(USED_EVERY_MS - 1);
@@ -333,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_public_address_has_few_places_and_gives_them_back() {
-        let doors = Doors::new(99, 2);
+        let doors = Doors::new(99, 2, SLOW);
         let held: Vec<_> = (0..3).filter_map(|_| doors.enter(ip("8.8.8.8"))).collect();
         assert_eq!(held.len(), 2);
         let six: Vec<_> = (1..4).filter_map(|n| doors.enter(ip(&format!("2600::{n}")))).collect();

@@ -51,18 +51,6 @@ const BINARY: &str = "application/octet-stream";
 
 type Answer = Response<Payload>;
 
-/// Bytes of an answer that the system takes at once, mostly.
-const SENT_AT_ONCE: u64 = 64 << 10;
-
-/// A connection is idle again when this goes.
-struct Sending(Arc<Place>);
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        self.0.idle();
-    }
-}
-
 /// Serves one connection until it ends, is too slow, or `shutdown` is called and the request at hand is answered.
 pub(crate) async fn serve<IO, F, R>(
     io: Paced<IO>,
@@ -82,15 +70,16 @@ pub(crate) async fn serve<IO, F, R>(
         let answer = handle(request);
         let (pace, place) = (pace.clone(), place.clone());
         async move {
-            let mut answer = answer.await;
+            let answer = answer.await;
             pace.idle();
-            // What is still to be sent isn't idle: others must not cut it off, unless it is taken slowly.
-            place.sending();
-            let sending = Sending(place);
-            if answer.body().size_hint().exact().is_some_and(|bytes| bytes > SENT_AT_ONCE) {
-                answer.body_mut().until_sent(Box::new(sending));
-            } else {
-                drop(sending);
+            // What is still to be sent isn't idle: others must not cut it off, unless nothing of it is taken. The head goes
+            // out before the body and counts as part of it here.
+            match answer.body().size_hint().exact().unwrap_or(0) {
+                0 => place.idle(),
+                bytes => {
+                    pace.owe(bytes);
+                    place.sending();
+                }
             }
             if answer.status() == StatusCode::TOO_MANY_REQUESTS {
                 tokio::time::sleep(REFUSAL_PAUSE).await;

@@ -26,6 +26,8 @@ pub(crate) struct Pace {
     since_ms: AtomicU64,
     /// Bytes of an answer that went out since that counted as progress.
     sent: AtomicU64,
+    /// Bytes of an answer that are still to go out.
+    owed: AtomicU64,
 }
 
 impl Pace {
@@ -35,6 +37,7 @@ impl Pace {
             phase: AtomicU8::new(FRESH),
             since_ms: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            owed: AtomicU64::new(0),
         })
     }
 
@@ -73,6 +76,18 @@ impl Pace {
     /// Its answer is made. Says how old the connection is, in milliseconds.
     pub(crate) fn idle(&self) -> u64 {
         self.enter(IDLE)
+    }
+
+    /// Its answer has so many bytes.
+    pub(crate) fn owe(&self, bytes: u64) {
+        self.owed.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Some went out; says whether these were the last.
+    fn paid(&self, bytes: u64) -> bool {
+        let owed = self.owed.load(Ordering::Relaxed);
+        self.owed.store(owed.saturating_sub(bytes), Ordering::Relaxed);
+        owed > 0 && bytes >= owed
     }
 
     /// Returns when the connection took longer than it may.
@@ -162,6 +177,9 @@ impl<IO: Write + Unpin> Write for Paced<IO> {
 impl<IO> Paced<IO> {
     fn wrote(&self, done: &Poll<io::Result<usize>>) {
         let Poll::Ready(Ok(bytes)) = done else { return };
+        if self.pace.paid(*bytes as u64) {
+            self.place.idle();
+        }
         let sent = self.pace.sent.fetch_add(*bytes as u64, Ordering::Relaxed) + *bytes as u64;
         // A head that comes slowly is not helped by an answer that goes out meanwhile.
         if sent >= self.answer_step && self.pace.phase.load(Ordering::Relaxed) != HEAD {
@@ -181,7 +199,7 @@ mod tests {
     fn an_answer_that_is_taken_in_crumbs_makes_no_progress() {
         let pace = Pace { start: Instant::now() - Duration::from_secs(60), ..Arc::into_inner(Pace::new()).unwrap() };
         const STEP: u64 = 64 << 10;
-        let place = Arc::new(Doors::new(1, 1).enter("10.0.0.1".parse().unwrap()).unwrap());
+        let place = Arc::new(Doors::new(1, 1, Duration::from_secs(3)).enter("10.0.0.1".parse().unwrap()).unwrap());
         let paced = Paced { ahead: Vec::new(), io: (), pace: Arc::new(pace), place, answer_step: STEP };
         paced.pace.phase.store(IDLE, Ordering::Relaxed);
         let at = || paced.pace.since_ms.load(Ordering::Relaxed);

@@ -24,12 +24,7 @@ pub(crate) struct Payload {
     source: Source,
     /// What the bytes at hand count against; given back when the last of them is taken.
     permit: Option<OwnedSemaphorePermit>,
-    /// Goes when the body is sent or dropped.
-    guard: Option<Guard>,
 }
-
-/// Anything that does something when it is dropped.
-pub(crate) type Guard = Box<dyn Send + Sync>;
 
 enum Source {
     Whole(Bytes),
@@ -57,12 +52,7 @@ impl Payload {
     }
 
     pub(crate) fn holding(bytes: impl Into<Bytes>, permit: Option<OwnedSemaphorePermit>) -> Self {
-        Self { source: Source::Whole(bytes.into()), permit, guard: None }
-    }
-
-    /// Keeps something until the body is sent or dropped.
-    pub(crate) fn until_sent(&mut self, guard: Guard) {
-        self.guard = Some(guard);
+        Self { source: Source::Whole(bytes.into()), permit }
     }
 
     /// The bytes at hand; nothing of a stored file.
@@ -74,7 +64,7 @@ impl Payload {
     }
 
     pub(crate) fn file(manifests: Arc<dyn ManifestSource>, id: ContentId, part: Part, range: Range<u64>) -> Self {
-        Self { source: Source::File { manifests, id, part, left: range, next: None }, permit: None, guard: None }
+        Self { source: Source::File { manifests, id, part, left: range, next: None }, permit: None }
     }
 }
 

@@ -39,12 +39,15 @@ pub struct Timeouts {
     pub idle: Duration,
     /// 64 KiB, or less where this side sends slowly itself.
     pub answer_step: u64,
+    /// Who takes nothing of an answer for so long makes room where nobody else does. The system takes a third of its buffer at
+    /// a time, a MiB or so, from who reads.
+    pub slow: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
         let (short, idle) = (Duration::from_secs(5), Duration::from_secs(30));
-        Self { head: short, body: short, idle, answer_step: 64 << 10 }
+        Self { head: short, body: short, idle, answer_step: 64 << 10, slow: Duration::from_secs(3) }
     }
 }
 
@@ -165,8 +168,8 @@ impl Service {
             heavy: Arc::new(Semaphore::new(HEAVY_MIB as usize)),
             spelled: Arc::new(Semaphore::new(SPELLED_KIB as usize)),
             large: Arc::new(Semaphore::new(crate::front::LARGE_MOST)),
-            doors: Doors::new(config.max_connections, config.max_connections_per_address),
-            admin_doors: Doors::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS),
+            doors: Doors::new(config.max_connections, config.max_connections_per_address, config.timeouts.slow),
+            admin_doors: Doors::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS, config.timeouts.slow),
             registry: Registry::new(config.registry.clone()),
             limiter: Limiter::new(config.rate_limit, config.spare_private),
             started: Instant::now(),

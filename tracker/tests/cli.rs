@@ -72,9 +72,11 @@ fn programs_get_json_lines_and_the_operator_gets_lists() {
     let (code, text, _) = output(&["swarms", admin, "--json"]);
     let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!((code, &last["type"], &last["ok"]), (0, &"result".into(), &true.into()));
-    let (code, text, _) = output(&["--json", "--no-such"]);
-    let last: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
-    assert_eq!((code, &last["kind"], &last["exit"]), (2, &"usage".into(), &2.into()));
+    for (words, variable) in [(&["--json", "--no-such"][..], "0"), (&["--no-such"], "1")] {
+        let output = command(words).env("SHOAL_JSON", variable).output().unwrap();
+        let last: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((output.status.code(), &last["kind"], &last["exit"]), (Some(2), &"usage".into(), &2.into()));
+    }
     assert_eq!(output(&["swarms", admin, &"ab".repeat(32)]).0, 8);
     assert_eq!(output(&["status", ready["url"].as_str().unwrap()]).0, 8, "the main port lists nothing");
     assert_eq!(tracker.signal("TERM"), 0);

@@ -5,6 +5,7 @@
 
 use super::args::{BackgroundArgs, NetArgs, SeedFor};
 use super::output::Outcome;
+use super::signals::{Signals, Stop};
 use super::{Context, fetch, staying};
 use crate::engine::{Handle, TrackerUrl};
 use crate::failure::{Failure, FailureKind};
@@ -83,7 +84,7 @@ pub(super) async fn start(
     });
     let said = tokio::select! {
         said = said => said.unwrap_or_default(),
-        stop = context.signals.stopped() => {
+        stop = told_to_stop(&context.signals) => {
             let _ = child.kill();
             let _ = child.wait();
             return Err(stop.failure().hint("the content itself is complete"));
@@ -100,6 +101,14 @@ pub(super) async fn start(
     Err(Failure::new(FailureKind::Local, text)
         .detail(format!("see {}", log_path.display()))
         .hint("the content itself is complete"))
+}
+
+/// Who closed its end of stdout doesn't want an end of that.
+async fn told_to_stop(signals: &Signals) -> Stop {
+    match signals.stopped().await {
+        Stop::Unread => std::future::pending().await,
+        stop => stop,
+    }
 }
 
 fn arguments(manifest: &Path, path: &Path, trackers: &[TrackerUrl], seed_for: SeedFor, net: &NetArgs) -> Vec<OsString> {

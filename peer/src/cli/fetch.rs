@@ -64,6 +64,7 @@ pub(super) async fn run(args: FetchArgs, context: Context) -> Result<Outcome, Fa
             None => Journals::In(args.into.as_ref().unwrap_or(&here)),
         }),
         timeout: args.timeout,
+        wait: None,
         stall: args.stall_timeout,
     };
     let tools = Tools { output: &context.output, signals: &context.signals, http: &context.http };
@@ -75,7 +76,7 @@ pub(super) async fn run(args: FetchArgs, context: Context) -> Result<Outcome, Fa
     }
     // What is held was given a name of the user's own. The link may now mean another place beside it, which only the
     // manifest tells, so its server is asked, but not waited for.
-    let search = if held.is_some() { Search { timeout: Some(Duration::ZERO), ..search } } else { search };
+    let search = if held.is_some() { Search { wait: Some(Duration::ZERO), ..search } } else { search };
     let mut engine: Option<Engine> = None;
     let begin = async || Engine::start(config.clone()).await.map(|started| Some(engine.insert(started).clone()));
     let looking = find(&spec, &search, &tools, begin);
@@ -170,6 +171,7 @@ async fn held(args: &FetchArgs, spec: &Spec, here: &Path) -> Option<Held> {
         return None;
     }
     let (out, dir) = (args.output.clone(), args.into.clone().unwrap_or_else(|| here.to_owned()));
+    let wants_flush = args.sync != SyncWhen::None;
     let look = move || {
         let state = default_state_dir();
         let held = |path: PathBuf| {
@@ -177,7 +179,11 @@ async fn held(args: &FetchArgs, spec: &Spec, here: &Path) -> Option<Held> {
                 // Killed between the record and the end: whoever opens the place ends that.
                 return None;
             }
-            let Recorded { bytes, as_hinted } = recorded(id, &path, &state)?;
+            let Recorded { bytes, as_hinted, flushed } = recorded(id, &path, &state)?;
+            // It is still to be flushed for who wants that.
+            if !flushed && wants_flush {
+                return None;
+            }
             Some(Held { id, path, bytes, as_hinted })
         };
         match out {

@@ -59,7 +59,7 @@ pub(super) async fn run(args: &ShowArgs, context: &Context) -> Result<Outcome, F
 /// The manifest that was meant, asked of nobody but the server that the user named.
 pub(super) async fn manifest_of(what: &str, context: &Context) -> Result<Manifest, Failure> {
     let spec = Spec::parse(what)?;
-    let search = Search { timeout: Some(PATIENCE), ..Search::default() };
+    let search = Search { wait: Some(PATIENCE), ..Search::default() };
     let tools = Tools { output: &context.output, signals: &context.signals, http: &context.http };
     find(&spec, &search, &tools, async || Ok(None)).await.map(|found| found.manifest)
 }

@@ -19,8 +19,10 @@ use std::time::{Duration, Instant};
 
 /// What a manifest's server should send: the compact form if it has it.
 const ACCEPT: &str = "application/vnd.shoal.manifest, application/octet-stream;q=0.9, application/json;q=0.8";
-/// How long one manifest may take: 256 MiB at a few MB/s.
-const MANIFEST_TIME: Duration = Duration::from_secs(120);
+/// How long one manifest may take: 256 MiB at 75 KB/s. Who sends nothing, or crumbs, is given up long before.
+const MANIFEST_TIME: Duration = Duration::from_secs(3_600);
+/// After this long a link's host is no longer waited for alone.
+const ALONE: Duration = Duration::from_secs(3);
 /// How long the CVs may take: they only save work.
 const CVS_TIME: Duration = Duration::from_secs(10);
 /// How long a host that can't be reached at all is tried when nobody says otherwise: a restart fits, a typo shows soon.
@@ -86,8 +88,10 @@ pub(super) struct Search<'a> {
     pub(super) peers: &'a [String],
     /// Where a fetch under way may have left its journal: a target, or a directory of targets.
     pub(super) journals: Option<Journals<'a>>,
-    /// How long in all; [`PATIENCE`] or the stall timeout if the user doesn't say.
+    /// How long in all, where the user says so.
     pub(super) timeout: Option<Duration>,
+    /// How long somebody who doesn't have it may be asked again; [`PATIENCE`] or the stall timeout where nothing else is said.
+    pub(super) wait: Option<Duration>,
     /// How long when somebody is there but has nothing yet.
     pub(super) stall: Duration,
 }
@@ -150,34 +154,52 @@ where
     };
     let start = Instant::now();
     let limit = search.timeout.unwrap_or(MANIFEST_TIME);
-    let first = tokio::select! {
-        result = tokio::time::timeout(limit, attempt(url, id, tools.http)) => result,
+    let others = id.is_some() && (!search.trackers.is_empty() || !search.peers.is_empty());
+    let journal = || id.and_then(|id| search.journals.and_then(|place| journal(place, id)));
+    let first = async {
+        let late = Err(Attempt::Again(HttpError::Timeout(limit)));
+        tokio::time::timeout(limit, attempt(url, id, tools.http)).await.unwrap_or(late)
+    };
+    tokio::pin!(first);
+    // A host may take its time while nobody else is known.
+    let alone = tokio::select! {
+        result = &mut first => Some(result),
+        () = tokio::time::sleep(ALONE), if others || search.journals.is_some() => None,
         stop = tools.signals.stopped() => return Err(stop.failure().hint("nothing was fetched yet")),
     };
-    let error = match first.unwrap_or(Err(Attempt::Again(HttpError::Timeout(limit)))) {
-        Ok((manifest, giver)) => return Ok(Found { manifest, giver, journal: None }),
-        Err(Attempt::Final(failure)) => return Err(failure),
-        Err(Attempt::Again(error)) => error,
+    let (error, is_waited_for) = match alone {
+        Some(Ok((manifest, giver))) => return Ok(Found { manifest, giver, journal: None }),
+        Some(Err(Attempt::Final(failure))) => return Err(failure),
+        Some(Err(Attempt::Again(error))) => (error, false),
+        None => (HttpError::Timeout(ALONE), true),
     };
-    if let Some((manifest, giver, out)) = id.and_then(|id| search.journals.and_then(|place| journal(place, id))) {
+    if let Some((manifest, giver, out)) = journal() {
         let text = format!("{} can't be asked ({error}); going on from what {} knows", url.authority(), out.display());
         tools.output.say(&text);
         return Ok(Found { manifest, giver, journal: Some(out) });
     }
     tools.output.say(&format!("waiting for {}: {error}", url.authority()));
     // Others may have the manifest too: anyone who has the content gives it out by its id.
-    let others = !search.trackers.is_empty() || !search.peers.is_empty();
-    let engine = if others && id.is_some() { engine().await? } else { None };
-    let named = resolve_all(search.peers).await;
+    let engine = if others { engine().await? } else { None };
     let ask = async {
+        let named = resolve_all(search.peers).await;
         match (&engine, id) {
             (Some(engine), Some(id)) => engine.find_manifest(id, search.trackers, &named, None).await,
             _ => std::future::pending().await,
         }
     };
+    let again = async {
+        let error = match if is_waited_for { Some(first.await) } else { None } {
+            Some(Ok(found)) => return Ok(found),
+            Some(Err(Attempt::Final(failure))) => return Err(failure),
+            Some(Err(Attempt::Again(error))) => error,
+            None => error,
+        };
+        retry(url, id, search, tools, start, error).await
+    };
     tokio::select! {
         manifest = ask => Ok(Found::here(manifest?)),
-        result = retry(url, id, search, tools, start, error) => {
+        result = again => {
             let (manifest, giver) = result?;
             Ok(Found { manifest, giver, journal: None })
         }
@@ -201,7 +223,7 @@ async fn retry(
         let others = !search.trackers.is_empty() || !search.peers.is_empty();
         let stall = if search.stall.is_zero() { Duration::MAX } else { search.stall };
         let patience = if answered || others { stall } else { PATIENCE };
-        let limit = search.timeout.unwrap_or(patience);
+        let limit = search.timeout.or(search.wait).unwrap_or(patience);
         let left = limit.saturating_sub(start.elapsed());
         if left.is_zero() {
             let kind = if answered { FailureKind::Incomplete } else { FailureKind::Unreachable };

@@ -18,6 +18,7 @@ use crate::net::doors::HTTP_MAX;
 use crate::net::driver::Driver;
 use crate::net::events::{Event, Events};
 use crate::net::http_client::HttpClient;
+use crate::net::limited::TAKERS;
 use crate::net::limiter::Limiter;
 use crate::net::listener;
 use crate::net::manifest_server::ManifestBytes;
@@ -33,7 +34,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -135,6 +136,7 @@ impl Engine {
             backlog: Arc::default(),
             pool: Pool::new(BUFFERS),
             up: Limiter::new(config.max_upload),
+            http_turns: Arc::new(Semaphore::new(TAKERS)),
             down: Limiter::new(config.max_download),
             contents: RwLock::default(),
             service: OnceLock::new(),
@@ -147,6 +149,7 @@ impl Engine {
         if core.up.is_limited() {
             // An answer shares the limit with all else that is sent, and that is no fault of who takes it.
             let idle_s = timeouts.idle.as_secs();
+            timeouts.slow = timeouts.idle;
             timeouts.answer_step = (core.config.max_upload * idle_s / ANSWERS_SHARE).clamp(1, timeouts.answer_step);
         }
         let service_config =

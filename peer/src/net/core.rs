@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +44,8 @@ pub struct Core {
     pub(crate) backlog: Arc<AtomicUsize>,
     pub(crate) pool: Pool,
     pub(crate) up: Limiter,
+    /// Of HTTP, for what the limit lets out.
+    pub(crate) http_turns: Arc<Semaphore>,
     pub(crate) down: Limiter,
     pub(crate) contents: RwLock<BTreeMap<SwarmId, Arc<Content>>>,
     pub(crate) service: OnceLock<Service>,
@@ -124,7 +127,7 @@ impl Core {
 
     pub(crate) async fn serve_http(&self, stream: TcpStream, remote: SocketAddr, local: SocketAddr) {
         if let Some(service) = self.service.get() {
-            let io = TokioIo::new(Limited::new(stream, self.up.clone()));
+            let io = TokioIo::new(Limited::new(stream, self.up.clone(), Arc::clone(&self.http_turns)));
             service.serve_connection(io, remote, local, self.cancel.clone()).await;
         }
     }

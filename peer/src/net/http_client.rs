@@ -28,6 +28,10 @@ use std::time::Duration;
 const REDIRECTS: usize = 5;
 /// How long an idle connection is kept: longer than the shortest announce intervals.
 const IDLE: Duration = Duration::from_secs(90);
+/// In such a time the head of an answer must come, and then so much of its body each time.
+const PACE: (Duration, usize) = (Duration::from_secs(30), 16 << 10);
+/// How long a host to which another one sent us may take in all.
+const SENT_ON: Duration = Duration::from_secs(120);
 /// How much of an error's body is read for its text.
 const REFUSAL_BYTES: usize = 4 << 10;
 
@@ -236,9 +240,12 @@ impl HttpClient {
     async fn follow(&self, url: &Url, call: Call<'_>, mut nearest: Nearest) -> Result<Answer, HttpError> {
         let (first, mut url) = (url, url.clone());
         for hop in 0..=REDIRECTS {
-            let reply = self.once(&url, &call, nearest).await;
-            let at_home = hop == 0 || is_at_home(first, &url);
-            let reply = if at_home { reply } else { reply.map_err(|error| elsewhere(&url, error)) };
+            let reply = self.once(&url, &call, nearest);
+            let reply = if hop == 0 || is_at_home(first, &url) {
+                reply.await
+            } else {
+                within(SENT_ON, reply).await.map_err(|error| elsewhere(&url, error))
+            };
             match reply? {
                 Reply::Answer(answer) => return Ok(answer),
                 Reply::Redirect { to, ip } => {
@@ -265,8 +272,10 @@ impl HttpClient {
         let request = request
             .body(Full::new(call.body.clone()))
             .map_err(|error| HttpError::Broken(format!("the request can't be made: {error}")))?;
-        let response =
-            self.clients[nearest as usize].request(nearest, request)?.await.map_err(|error| explain(&error))?;
+        let response = within(PACE.0, async {
+            self.clients[nearest as usize].request(nearest, request)?.await.map_err(|error| explain(&error))
+        })
+        .await?;
         let ip = response
             .extensions()
             .get::<HttpInfo>()
@@ -323,20 +332,25 @@ fn redirect_target(from: &Url, to: &str) -> Result<Url, HttpError> {
     Ok(target)
 }
 
-/// Reads a body, never more than `cap` bytes of it.
+/// Reads a body, never more than `cap` bytes of it, as long as it comes at a pace.
 async fn read(response: Response<hyper::body::Incoming>, cap: usize) -> Result<Bytes, HttpError> {
     let mut body = response.into_body();
     let mut out = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    let (mut due, mut counted) = (tokio::time::Instant::now() + PACE.0, 0);
+    loop {
+        let next = tokio::time::timeout_at(due, body.frame()).await.map_err(|_| HttpError::Timeout(PACE.0))?;
+        let Some(frame) = next else { return Ok(out.freeze()) };
         let frame = frame.map_err(|error| HttpError::Broken(format!("the connection broke: {error}")))?;
         if let Some(data) = frame.data_ref() {
             if out.len() + data.len() > cap {
                 return Err(HttpError::TooLong(cap));
             }
             out.extend_from_slice(data);
+            if out.len() - counted >= PACE.1 {
+                (due, counted) = (tokio::time::Instant::now() + PACE.0, out.len());
+            }
         }
     }
-    Ok(out.freeze())
 }
 
 async fn refusal(status: StatusCode, response: Response<hyper::body::Incoming>) -> HttpError {

@@ -17,7 +17,7 @@ mod half_open;
 pub mod handshake;
 pub mod http_client;
 pub mod interfaces;
-mod limited;
+pub(crate) mod limited;
 pub mod limiter;
 mod links;
 pub mod listener;

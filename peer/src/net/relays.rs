@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// With so many answers under way, others are sent on.
 const UNDER_WAY: usize = 2;
 /// An answer that isn't finished after this long is forgotten: its asker may be gone.
-const FORGOTTEN: Duration = Duration::from_secs(10);
+const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// The peers of one content that can be asked instead of us.
 #[derive(Debug, Default)]

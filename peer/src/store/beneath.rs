@@ -73,12 +73,18 @@ pub(crate) struct Tree {
     dirs: Mutex<Lru<String, Arc<OwnedFd>>>,
     /// With whether they may be written to.
     files: Mutex<Lru<u32, (Arc<File>, bool)>>,
+    /// Whoever makes a file fit to be written to holds this.
+    making: Mutex<()>,
 }
+
+/// A copy that isn't whole yet. No manifest has a name with a control character.
+const OWN: &str = ".shoal-own\u{1}";
 
 impl Tree {
     pub(crate) fn new(base: Base) -> Self {
         let budget = open_files_budget();
-        Self { base: RwLock::new(base), dirs: Mutex::new(Lru::new(budget / 2)), files: Mutex::new(Lru::new(budget)) }
+        let (dirs, files) = (Mutex::new(Lru::new(budget / 2)), Mutex::new(Lru::new(budget)));
+        Self { base: RwLock::new(base), dirs, files, making: Mutex::new(()) }
     }
 
     pub(crate) fn root(&self) -> Arc<OwnedFd> {
@@ -166,7 +172,13 @@ impl Tree {
 
     /// An entry's file for reading and writing in parts, with its final size.
     pub(crate) fn writable(&self, entry: u32, path: &str, executable: bool, size: u64) -> io::Result<Arc<File>> {
-        if let Some((file, true)) = lock(&self.files).get(&entry) {
+        let cached = || lock(&self.files).get(&entry).filter(|(_, writable)| *writable).map(|(file, _)| file);
+        if let Some(file) = cached() {
+            return Ok(file);
+        }
+        // Two who find the same file not fit would each make one, and one of those would be lost with all that is written to it.
+        let _making = lock(&self.making);
+        if let Some(file) = cached() {
             return Ok(file);
         }
         let (dir, name) = self.locate(path, true)?;
@@ -186,18 +198,31 @@ impl Tree {
         }
         if found.nlink() > 1 {
             // The same file has another name elsewhere; writing here must not change it there.
-            self.unlink(&dir, &name)?;
-            let own = open(flags | OFlags::EXCL)?;
-            let mut from = &file;
-            io::copy(&mut io::Read::take(&mut from, size), &mut &own)?;
-            file = own;
+            file = self.own_copy(&dir, &name, &file, executable, size)?;
         }
-        if found.len() != size {
+        if file.metadata()?.len() != size {
             allocate(&file, size)?;
         }
         let file = Arc::new(file);
         lock(&self.files).insert(entry, (file.clone(), true));
         Ok(file)
+    }
+
+    /// A file of its own with the same bytes. Until it is whole and on the disk the name stays with the old one, as parts of
+    /// that may count as had.
+    fn own_copy(&self, dir: &OwnedFd, name: &OsStr, old: &File, executable: bool, size: u64) -> io::Result<File> {
+        self.unlink(dir, OWN.as_ref())?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let own = File::from(rustix::fs::openat(dir, OWN, flags, mode(executable))?);
+        let mut from = old;
+        let whole = io::copy(&mut io::Read::take(&mut from, size), &mut &own)
+            .and_then(|_| own.sync_data())
+            .and_then(|()| Ok(rustix::fs::renameat(dir, OWN, dir, name)?));
+        if let Err(error) = whole {
+            self.unlink(dir, OWN.as_ref())?;
+            return Err(error);
+        }
+        Ok(own)
     }
 
     /// An entry's file for reading, from the cache or opened and put there.

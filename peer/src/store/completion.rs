@@ -142,10 +142,10 @@ pub(crate) fn remember(manifest: &Manifest, path: &Path, stamps: &[Stamp], state
     }
 }
 
-/// Whether a record says that `path` holds the content, and nothing was touched since.
-pub(crate) fn is_remembered(manifest: &Manifest, path: &Path, state_dir: &Path, boot: Boot) -> bool {
-    let Some(stored) = stored(manifest.id(), path, state_dir) else { return false };
-    stamps(manifest, path).is_some_and(|stamps| fits(&stored, state_dir, manifest.shape(), &stamps, boot))
+/// Whether a record says that `path` holds the content, and nothing was touched since; and how long that is worth something.
+pub(crate) fn remembered(manifest: &Manifest, path: &Path, state_dir: &Path, boot: Boot) -> Option<Lasts> {
+    let stored = stored(manifest.id(), path, state_dir)?;
+    fits(&stored, state_dir, manifest.shape(), &stamps(manifest, path)?, boot)
 }
 
 /// What a record tells of the content at a path.
@@ -155,6 +155,8 @@ pub struct Recorded {
     pub bytes: u64,
     /// Whether the path ends in the name that the manifest hinted at.
     pub as_hinted: bool,
+    /// Whether the bytes were flushed.
+    pub flushed: bool,
 }
 
 /// What is known of the content at `path`, if a record says that it is this one and nothing was touched since: the answer
@@ -164,18 +166,18 @@ pub struct Recorded {
 pub fn recorded(id: ContentId, path: &Path, state_dir: &Path) -> Option<Recorded> {
     let stored = stored(id, path, state_dir)?;
     let as_hinted = path.file_name().is_some_and(|name| stored.get(33..33 + NAME) == Some(&name_mark(name)[..]));
-    let answer = |bytes| Recorded { bytes, as_hinted };
+    let answer = |bytes, lasts| Recorded { bytes, as_hinted, flushed: lasts == Lasts::Always };
     let found = path.metadata().ok()?;
     if found.is_file() {
         let stamp = Stamp::of(&found);
-        return fits(&stored, state_dir, Shape::File, &[stamp], boot_id()).then_some(answer(stamp.size));
+        return fits(&stored, state_dir, Shape::File, &[stamp], boot_id()).map(|lasts| answer(stamp.size, lasts));
     }
     let walker = Walker { follow_links: false, skip_special: false, cancelled: &AtomicBool::new(false) };
     let walk = walker.walk(path, |_| {}).ok()?;
     let stamps: Vec<Stamp> = walk.entries.iter().map(|entry| entry.stamp).collect();
-    let whole = walk.problem_count == 0 && fits(&stored, state_dir, Shape::Tree, &stamps, boot_id());
+    let lasts = fits(&stored, state_dir, Shape::Tree, &stamps, boot_id()).filter(|_| walk.problem_count == 0)?;
     let files = walk.entries.iter().filter(|entry| matches!(entry.kind, FoundKind::File { .. }));
-    whole.then(|| answer(files.map(|entry| entry.stamp.size).sum()))
+    Some(answer(files.map(|entry| entry.stamp.size).sum(), lasts))
 }
 
 /// The record of `path`, if there is one for this content.
@@ -185,16 +187,21 @@ fn stored(id: ContentId, path: &Path, state_dir: &Path) -> Option<Vec<u8>> {
         .filter(|stored| stored.len() == RECORD && stored[0] == VERSION && stored[1..33] == id.0)
 }
 
-/// Whether a record of this user was made of these stamps.
-fn fits(stored: &[u8], state_dir: &Path, shape: Shape, stamps: &[Stamp], boot: Boot) -> bool {
-    let Some((head, sealed)) = stored.split_at_checked(HEAD) else { return false };
-    let Some(secret) = secret(state_dir) else { return false };
+/// Whether a record of this user was made of these stamps, and which.
+fn fits(stored: &[u8], state_dir: &Path, shape: Shape, stamps: &[Stamp], boot: Boot) -> Option<Lasts> {
+    let (head, sealed) = stored.split_at_checked(HEAD)?;
+    let secret = secret(state_dir)?;
     let is_sealed = |boot| seal(&secret, head, shape, stamps, boot) == *sealed;
-    if !is_sealed(None) && (boot.is_none() || !is_sealed(boot)) {
-        return false;
-    }
-    let Some(ctime) = head.last_chunk().map(|b| i64::from_le_bytes(*b)) else { return false };
-    shape == Shape::Tree || stamps.first().is_some_and(|s| (0..=SLACK_NS).contains(&s.ctime_ns.saturating_sub(ctime)))
+    let lasts = if is_sealed(None) {
+        Lasts::Always
+    } else if boot.is_some() && is_sealed(boot) {
+        Lasts::UntilReboot(boot)
+    } else {
+        return None;
+    };
+    let ctime = head.last_chunk().map(|b| i64::from_le_bytes(*b))?;
+    let is_late = |s: &Stamp| (0..=SLACK_NS).contains(&s.ctime_ns.saturating_sub(ctime));
+    (shape == Shape::Tree || stamps.first().is_some_and(is_late)).then_some(lasts)
 }
 
 /// The stamps of all entries; `None` if one is missing or of another kind, size or mode.

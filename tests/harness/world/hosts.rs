@@ -176,6 +176,7 @@ impl World {
         let lost = if let Input::Lost { pieces } = &input { pieces.clone() } else { Vec::new() };
         let lost: Vec<u32> = lost.into_iter().filter(|p| swarm.have().has(*p)).collect();
         swarm.handle(self.now, input);
+        assert!(lost.iter().all(|p| !swarm.have().has(*p)), "host {host} still has what it lost");
         let mut out = std::mem::take(&mut self.outputs);
         while let Some(output) = swarm.poll() {
             out.push(output);

@@ -431,13 +431,17 @@ impl Download {
         if size > KEEP_OPEN_MIN { self.tree.readable(entry, path) } else { self.tree.open(path).map(Arc::new) }
     }
 
-    /// A file that holds verified data. While it is being fetched it must keep its size; after that, everything.
+    /// A file that holds verified data. While it is being fetched it must not become shorter; after that it keeps everything.
     fn verified_file(&self, entry: u32) -> Result<Arc<File>, ReadError> {
         let file = self.open_readable(entry).map_err(|error| gone_or(entry, error))?;
-        let found = file.metadata()?;
+        let found = file.metadata().inspect_err(|_| {
+            // It may be another file by now, as on a server that was set up anew.
+            self.tree.forget(entry);
+        })?;
         let unchanged = match self.finished.get() {
             Some(stamps) => stamps.get(entry as usize) == Some(&Stamp::of(&found)),
-            None => found.len() == self.file(entry)?.1,
+            // What is behind its end is cut when all of it is there.
+            None => found.len() >= self.file(entry)?.1,
         };
         if unchanged {
             return Ok(file);
@@ -519,7 +523,7 @@ pub fn missing_bytes(manifest: &Manifest, out: &Path, state_dir: &Path) -> u64 {
     });
     match have {
         Some(have) => have.zeros().map(|piece| u64::from(manifest.geometry().piece_length(piece))).sum(),
-        None if super::completion::is_remembered(manifest, out, state_dir, super::platform::boot_id()) => 0,
+        None if super::completion::remembered(manifest, out, state_dir, super::platform::boot_id()).is_some() => 0,
         None => manifest.bytes(),
     }
 }

@@ -105,21 +105,28 @@ impl Request<'_> {
         if place.inside && !tops.is_empty() && !tops.iter().any(|top| there(&place.out.join(top))) {
             return Ok(Target::Absent);
         }
-        if completion::is_remembered(self.manifest, &place.out, &self.options.state_dir, self.boot) {
-            return Ok(Target::Complete);
+        match completion::remembered(self.manifest, &place.out, &self.options.state_dir, self.boot) {
+            // Who asks for it to survive a power cut now was not asked for that before.
+            Some(Lasts::UntilReboot(_)) if self.options.sync == SyncMode::Auto => self.remember(place),
+            Some(_) => {}
+            None if self.is_right(place)? => self.remember(place),
+            None => return Ok(Target::Differs),
         }
-        if !looks_right(self.manifest, &place.out)
-            || !verify(self.manifest, &place.out, None, self.progress, self.cancelled)?.is_good()
-        {
-            return Ok(Target::Differs);
-        }
+        Ok(Target::Complete)
+    }
+
+    fn is_right(&self, place: &Place) -> Result<bool, Failure> {
+        Ok(looks_right(self.manifest, &place.out)
+            && verify(self.manifest, &place.out, None, self.progress, self.cancelled)?.is_good())
+    }
+
+    fn remember(&self, place: &Place) {
         if let Some(stamps) = completion::stamps(self.manifest, &place.out) {
             let flushed = self.options.sync == SyncMode::Auto
                 && File::open(&place.out).and_then(platform::sync_filesystem).unwrap_or(false);
             let lasts = if flushed { Lasts::Always } else { Lasts::UntilReboot(self.boot) };
             completion::remember(self.manifest, &place.out, &stamps, &self.options.state_dir, lasts);
         }
-        Ok(Target::Complete)
     }
 
     /// With the place locked: reads the old journal and brings the part into a state from which it can go on.

@@ -1,5 +1,6 @@
 //! What a download promises, each promise as a test on a real directory.
 
+use super::super::completion;
 use super::super::journal;
 use super::super::testing::{GO, content_of, manifest_of_sizes, piece_bytes, root_of_bytes, snapshot};
 use super::super::{Source, piece_check::PieceCheck};
@@ -408,6 +409,105 @@ fn bytes_that_nobody_flushed_are_looked_at_after_the_next_boot() {
         assert!(!hashed(OTHER_BOOT), "once is enough");
         assert_eq!(hashed(None), sync == SyncMode::None, "where it isn't known when the machine began");
     }
+    // Who wants it safe afterwards gets that, too.
+    let mut world = World::of(&[2 * P, 7]);
+    let download = world.open();
+    world.take_all(&download);
+    download.finish().unwrap();
+    world.options.sync = SyncMode::Auto;
+    assert!(matches!(world.try_open(BOOT).unwrap(), Opened::Complete(_)));
+    let remembered = completion::remembered(&world.manifest, &world.out(), &world.options.state_dir, OTHER_BOOT);
+    assert_eq!(remembered, Some(completion::Lasts::Always));
+}
+
+#[test]
+fn two_who_write_to_a_file_of_somebody_else_make_one_file_of_it() {
+    const SIZE: u64 = 64 * P;
+    for linked in [true, false] {
+        for _ in 0..20 {
+            let mut world = World::of(&[SIZE]);
+            world.options.existing = Existing::Repair;
+            let (file, other) = (world.out().join("d000/f00000"), world.dir.path().join("other"));
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            let mut bad = world.content[0].clone();
+            bad[7] ^= 1;
+            bad[P as usize + 7] ^= 1;
+            std::fs::write(&other, &bad).unwrap();
+            if linked {
+                std::fs::hard_link(&other, &file).unwrap();
+            } else {
+                std::os::unix::fs::symlink(&other, &file).unwrap();
+            }
+            let download = world.open();
+            let cvs: Vec<Hash> = (0..64).map(|piece| world.cv(piece).unwrap()).collect();
+            download.add_cvs(0, &cvs).unwrap();
+            let missing: Vec<u32> = download.have().zeros().collect();
+            assert_eq!(missing.len(), if linked { 2 } else { 64 });
+            let barrier = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                for half in [0, 1] {
+                    let (world, download, barrier, missing) = (&world, &download, &barrier, &missing);
+                    scope.spawn(move || {
+                        barrier.wait();
+                        for piece in missing.iter().filter(|piece| **piece % 2 == half) {
+                            let bytes = world.piece(*piece);
+                            let block = Block { piece: *piece, offset: 0, length: bytes.len() as u32 };
+                            download.write(block, &bytes).unwrap();
+                            download.mark_verified(*piece).unwrap();
+                        }
+                    });
+                }
+            });
+            download.finish().unwrap();
+            world.check_complete();
+            assert!(std::fs::read(&other).unwrap() == bad, "what has another name is somebody else's");
+        }
+    }
+}
+
+#[test]
+fn a_copy_that_does_not_fit_takes_nothing_with_it() {
+    let mut world = World::of(&[3 * P, 7]);
+    world.options.existing = Existing::Repair;
+    let (file, other) = (world.out().join("d000/f00000"), world.dir.path().join("other"));
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let mut bad = world.content[0].clone();
+    bad[7] ^= 1;
+    std::fs::write(&other, &bad).unwrap();
+    std::fs::hard_link(&other, &file).unwrap();
+    let download = world.open();
+    let cvs: Vec<Hash> = (0..3).map(|piece| world.cv(piece).unwrap()).collect();
+    assert_eq!(download.add_cvs(0, &cvs).unwrap(), [1, 2]);
+    // A directory can't be written over, so the copy fails.
+    let in_the_way = world.dir.path().join("out.part/d000/.shoal-own\u{1}");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let block = Block { piece: 0, offset: 0, length: 1 };
+    download.write(block, &world.piece(0)[..1]).unwrap_err();
+    world.check_have(&download);
+    download.save();
+    drop(download);
+    std::fs::remove_dir(&in_the_way).unwrap();
+    let download = world.open();
+    assert!(download.have().has(1) && download.have().has(2));
+    world.check_have(&download);
+    world.take_all(&download);
+    download.finish().unwrap();
+    world.check_complete();
+}
+
+#[test]
+fn a_file_that_is_too_long_is_served_before_it_is_cut() {
+    let mut world = World::of(&[3 * P, 7]);
+    let download = world.open();
+    world.take_all(&download);
+    download.finish().unwrap();
+    let file = world.out().join("d000/f00000");
+    File::options().write(true).open(&file).unwrap().write_all_at(b"more", 3 * P).unwrap();
+    std::fs::write(world.out().join("d000/f00001"), b"other..").unwrap();
+    world.options.existing = Existing::Repair;
+    let download = world.open();
+    world.check_have(&download);
+    assert_eq!(download.have().count(), 3, "all but the small file");
 }
 
 #[test]
@@ -657,8 +757,7 @@ fn an_edited_copied_or_touched_result_is_not_taken_for_complete_by_its_record() 
     let download = world.open();
     world.take_all(&download);
     download.finish().unwrap();
-    let remembered = || completion::is_remembered(&world.manifest, &world.out(), &world.options.state_dir, BOOT);
-    use super::super::completion;
+    let remembered = || completion::remembered(&world.manifest, &world.out(), &world.options.state_dir, BOOT).is_some();
     assert!(remembered());
     // Who doesn't have this user's secret can't praise bytes: the same record is worth nothing beside another one.
     let key = world.options.state_dir.join("complete.key");
