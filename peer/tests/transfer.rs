@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{MIB, Running, World, closed_port, eventually, host_of, number, port_of, text};
+use common::{MIB, Running, World, closed_port, eventually, host_of, number, port_of, server, text};
 use rustix::process::Signal;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -209,7 +209,8 @@ fn a_complete_target_needs_nobody_but_its_link() {
     for name in ["tree", "file"] {
         let seed = world.seed(&[name], &[]);
         let link = seed.link.clone();
-        world.fetch(&link, "out", &[]).end().ok();
+        // Not flushed, which a later one makes up for.
+        world.fetch(&link, "out", &["--sync", "none"]).end().ok();
         world.run(&["fetch", &link, "--into", "dir", "--seed-for", "0s"]).ok();
         let plan = world.fetch(&link, "out", &["--dry-run"]).end().ok();
         assert_eq!(number(&plan, "to_fetch"), 0, "{plan}");
@@ -231,6 +232,9 @@ fn a_complete_target_needs_nobody_but_its_link() {
         if name == "tree" {
             fs::rename(world.path("dir/tree"), world.path("dir/own")).unwrap();
             assert_eq!(world.run(&["fetch", &link, "--into", "dir"]).ok()["path"], "dir/own");
+            // Whoever is at the address now has no say.
+            let other = link.replace(&host_of(&link), &format!("127.0.0.1:{}", server("403 Forbidden", Vec::new())));
+            assert_eq!(world.run(&["fetch", &other, "--into", "dir"]).ok()["path"], "dir/own");
         }
         // What was edited since is another matter.
         let edited = if name == "tree" { "out/new" } else { "out" };
@@ -388,7 +392,7 @@ fn a_host_that_says_nothing_keeps_nobody_from_asking_others() {
     let seed = world.seed(&["file"], &[]);
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let link = format!("http://{}/m/{}", silent.local_addr().unwrap(), seed.id());
-    world.fetch(&link, "out", &["--peer", &seed.addr(), "--timeout", "60s", "--seed-for", "0s"]).end().ok();
+    world.fetch(&link, "out", &["--peer", &seed.addr(), "--timeout", "20s", "--seed-for", "0s"]).end().ok();
     world.assert_same("file", "out");
 }
 

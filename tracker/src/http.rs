@@ -72,6 +72,11 @@ pub(crate) async fn serve<IO, F, R>(
         async move {
             let answer = answer.await;
             pace.idle();
+            if answer.status() == StatusCode::TOO_MANY_REQUESTS {
+                place.idle();
+                tokio::time::sleep(REFUSAL_PAUSE).await;
+                place.busy();
+            }
             // What is still to be sent isn't idle: others must not cut it off, unless nothing of it is taken. The head goes
             // out before the body and counts as part of it here.
             match answer.body().size_hint().exact().unwrap_or(0) {
@@ -80,9 +85,6 @@ pub(crate) async fn serve<IO, F, R>(
                     pace.owe(bytes);
                     place.sending();
                 }
-            }
-            if answer.status() == StatusCode::TOO_MANY_REQUESTS {
-                tokio::time::sleep(REFUSAL_PAUSE).await;
             }
             Ok::<_, Infallible>(answer)
         }

@@ -11,7 +11,7 @@ use crate::engine::{Engine, EngineConfig, Fetching, Handle, Stats, TrackerUrl};
 use crate::failure::{Failure, FailureKind, counted};
 use crate::names::{plain_name, shown_name};
 use crate::store::{
-    Download, DownloadOptions, Existing, Opened, Recorded, SyncMode, default_state_dir, missing_bytes, recorded,
+    Download, DownloadOptions, Existing, Opened, Recorded, SyncMode, default_state_dir, flush, missing_bytes, recorded,
     unfinished,
 };
 use serde::Serialize;
@@ -93,7 +93,10 @@ pub(super) async fn run(args: FetchArgs, context: Context) -> Result<Outcome, Fa
                 engine.shutdown().await;
             }
             return match (held, failure.kind) {
-                (Some(held), FailureKind::Unreachable | FailureKind::Incomplete) => Ok(held.told(&context, start)),
+                // Whatever is at its address now has no say in what is here.
+                (Some(held), kind) if !matches!(kind, FailureKind::Interrupted | FailureKind::Terminated) => {
+                    Ok(held.told(&context, start))
+                }
                 _ => Err(failure),
             };
         }
@@ -180,8 +183,8 @@ async fn held(args: &FetchArgs, spec: &Spec, here: &Path) -> Option<Held> {
                 return None;
             }
             let Recorded { bytes, as_hinted, flushed } = recorded(id, &path, &state)?;
-            // It is still to be flushed for who wants that.
-            if !flushed && wants_flush {
+            // It was not asked to survive a power cut before.
+            if !flushed && wants_flush && !flush(&path) {
                 return None;
             }
             Some(Held { id, path, bytes, as_hinted })

@@ -178,7 +178,11 @@ where
         tools.output.say(&text);
         return Ok(Found { manifest, giver, journal: Some(out) });
     }
-    tools.output.say(&format!("waiting for {}: {error}", url.authority()));
+    if is_waited_for {
+        tools.output.say(&format!("{} takes its time; others are asked, too", url.authority()));
+    } else {
+        tools.output.say(&format!("waiting for {}: {error}", url.authority()));
+    }
     // Others may have the manifest too: anyone who has the content gives it out by its id.
     let engine = if others { engine().await? } else { None };
     let ask = async {
@@ -216,20 +220,22 @@ async fn retry(
     start: Instant,
     first: HttpError,
 ) -> Result<(Manifest, Reach), Failure> {
-    let (mut error, mut pause) = (first, PAUSE.0);
+    let (mut error, mut pause, mut waited) = (first, PAUSE.0, Duration::ZERO);
     let mut answered = false;
     loop {
         answered |= error.answered();
         let others = !search.trackers.is_empty() || !search.peers.is_empty();
         let stall = if search.stall.is_zero() { Duration::MAX } else { search.stall };
         let patience = if answered || others { stall } else { PATIENCE };
-        let limit = search.timeout.or(search.wait).unwrap_or(patience);
-        let left = limit.saturating_sub(start.elapsed());
+        let left = match search.timeout {
+            Some(timeout) => timeout.saturating_sub(start.elapsed()),
+            None => search.wait.unwrap_or(patience).saturating_sub(waited),
+        };
         if left.is_zero() {
             let kind = if answered { FailureKind::Incomplete } else { FailureKind::Unreachable };
-            let waited = start.elapsed().as_secs();
+            let seconds = start.elapsed().as_secs();
             let mut failure =
-                Failure::new(kind, format!("no manifest from {} after {waited} s: {error}", url.authority()));
+                Failure::new(kind, format!("no manifest from {} after {seconds} s: {error}", url.authority()));
             for tracker in search.trackers {
                 failure = failure.detail(format!("tracker {}: nobody who has it was found", tracker.name()));
             }
@@ -244,10 +250,17 @@ async fn retry(
             return Err(failure.hint(hint));
         }
         tokio::time::sleep(pause.min(left)).await;
+        waited += pause.min(left);
         pause = (pause * 2).min(PAUSE.1);
-        // An attempt that is under way when the time is over must not hold up the end.
-        let left = limit.saturating_sub(start.elapsed()).max(Duration::from_millis(10));
-        match tokio::time::timeout(left, attempt(url, id, tools.http)).await {
+        // An attempt that is under way when the user's time is over must not hold up the end; one in which bytes come may
+        // take longer than anybody would wait for none.
+        let longest = search.timeout.map_or(MANIFEST_TIME, |timeout| timeout.saturating_sub(start.elapsed()));
+        let began = Instant::now();
+        let result = tokio::time::timeout(longest.max(Duration::from_millis(10)), attempt(url, id, tools.http)).await;
+        // While bytes came nobody waited.
+        let came = matches!(&result, Ok(Err(Attempt::Again(error))) if error.answered());
+        waited += if came { began.elapsed().min(ALONE) } else { began.elapsed() };
+        match result {
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(Attempt::Final(failure))) => return Err(failure),
             Ok(Err(Attempt::Again(next))) => error = next,

@@ -104,7 +104,7 @@ pub struct Fetching {
 }
 
 /// Where what is sent is limited, an answer over HTTP may have so small a part of that and still is on its way.
-const ANSWERS_SHARE: u64 = 64;
+const ANSWERS_SHARE: u64 = 1_280;
 
 /// The engine. Clones are the same engine.
 #[derive(Debug, Clone)]

@@ -30,6 +30,8 @@ const REDIRECTS: usize = 5;
 const IDLE: Duration = Duration::from_secs(90);
 /// In such a time the head of an answer must come, and then so much of its body each time.
 const PACE: (Duration, usize) = (Duration::from_secs(30), 16 << 10);
+/// More than any caller waits.
+const LONGEST: Duration = Duration::from_secs(86_400);
 /// How long a host to which another one sent us may take in all.
 const SENT_ON: Duration = Duration::from_secs(120);
 /// How much of an error's body is read for its text.
@@ -272,7 +274,9 @@ impl HttpClient {
         let request = request
             .body(Full::new(call.body.clone()))
             .map_err(|error| HttpError::Broken(format!("the request can't be made: {error}")))?;
-        let response = within(PACE.0, async {
+        // What is sent takes its own time before there is an answer.
+        let head_time = if call.body.is_empty() { PACE.0 } else { LONGEST };
+        let response = within(head_time, async {
             self.clients[nearest as usize].request(nearest, request)?.await.map_err(|error| explain(&error))
         })
         .await?;

@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 
 /// With so many answers under way, others are sent on.
 const UNDER_WAY: usize = 2;
-/// An answer that isn't finished after this long is forgotten: its asker may be gone.
-const FORGOTTEN: Duration = Duration::from_secs(60);
+/// An answer of which nothing was read for this long is forgotten: its asker may be gone.
+const FORGOTTEN: Duration = Duration::from_secs(10);
+/// Who asks for less than this takes nothing that others should give instead.
+const LITTLE: u64 = 64 << 10;
 
 /// The peers of one content that can be asked instead of us.
 #[derive(Debug, Default)]
@@ -23,7 +25,7 @@ pub struct Relays(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     peers: VecDeque<SocketAddr>,
-    /// When each answer under way began.
+    /// When something of each answer under way was last read, longest ago first.
     answers: VecDeque<Instant>,
 }
 
@@ -49,11 +51,12 @@ impl Relays {
     /// Part of the manifest is sent: the first part begins an answer, the last one ends it.
     pub fn note_read(&self, now: Instant, range: &Range<u64>, length: u64) {
         self.with(|state| {
-            if range.start == 0 {
-                state.answers.push_back(now);
-            }
-            if range.end >= length {
+            // To which of them it belongs isn't known: to the one that waits for longest.
+            if range.start > 0 {
                 state.answers.pop_front();
+            }
+            if range.end < length && (range.start > 0 || range.end >= LITTLE) {
+                state.answers.push_back(now);
             }
         });
     }
@@ -61,7 +64,7 @@ impl Relays {
     /// Whom this asker should ask, if not us.
     pub fn choose(&self, now: Instant, asker: IpAddr) -> Option<SocketAddr> {
         self.with(|state| {
-            state.answers.retain(|began| now.duration_since(*began) < FORGOTTEN);
+            state.answers.retain(|read| now.duration_since(*read) < FORGOTTEN);
             if state.answers.len() < UNDER_WAY {
                 return None;
             }
@@ -78,6 +81,9 @@ impl Relays {
 mod tests {
     use super::*;
 
+    const STEP: u64 = 256 << 10;
+    const LENGTH: u64 = 3 * STEP;
+
     #[test]
     fn askers_are_sent_on_in_turns_while_others_are_served_and_never_to_themselves() {
         let relays = Relays::default();
@@ -86,17 +92,24 @@ mod tests {
         let list = ["10.0.0.1:7171", "10.0.0.2:7171", "8.8.8.8:7171"].map(addr);
         relays.set(list.into_iter());
         assert_eq!(relays.choose(now, ip("10.0.0.9")), None);
-        relays.note_read(now, &(0..100), 300);
+        relays.note_read(now, &(0..STEP), LENGTH);
         assert_eq!(relays.choose(now, ip("10.0.0.9")), None);
-        relays.note_read(now, &(0..100), 300);
+        relays.note_read(now, &(0..STEP), LENGTH);
         let chosen: Vec<_> = (0..4).filter_map(|_| relays.choose(now, ip("10.0.0.9"))).collect();
         assert_eq!(chosen, [list[0], list[1], list[2], list[0]]);
         relays.set(list.into_iter().take(2));
         assert_eq!(relays.choose(now, ip("10.0.0.1")), Some(list[1]));
         assert_eq!(relays.choose(now, ip("9.9.9.9")), None, "what is near is not told to who is far");
-        relays.note_read(now, &(200..300), 300);
+        relays.note_read(now, &(2 * STEP..LENGTH), LENGTH);
         assert_eq!(relays.choose(now, ip("10.0.0.9")), None);
-        relays.note_read(now, &(0..100), 300);
-        assert_eq!(relays.choose(now + FORGOTTEN, ip("10.0.0.9")), None);
+        relays.note_read(now, &(0..STEP), LENGTH);
+        // One of them goes on, slowly; who wants a byte counts for nothing.
+        let later = now + FORGOTTEN / 2;
+        relays.note_read(later, &(STEP..2 * STEP), LENGTH);
+        relays.note_read(later, &(0..1), LENGTH);
+        assert!(relays.choose(now + FORGOTTEN - Duration::from_millis(1), ip("10.0.0.9")).is_some());
+        assert_eq!(relays.choose(now + FORGOTTEN, ip("10.0.0.9")), None, "one is left");
+        relays.note_read(later, &(0..STEP), LENGTH);
+        assert!(relays.choose(now + FORGOTTEN, ip("10.0.0.9")).is_some());
     }
 }

@@ -77,8 +77,13 @@ pub(crate) struct Tree {
     making: Mutex<()>,
 }
 
-/// A copy that isn't whole yet. No manifest has a name with a control character.
+/// How the name of a copy begins that isn't whole yet. No manifest has a name with a control character.
 const OWN: &str = ".shoal-own\u{1}";
+
+/// The name of the copy of a file: others may be at work on other files in the same directory.
+fn own_name(name: &OsStr) -> String {
+    format!("{OWN}{}", &blake3::hash(name.as_encoded_bytes()).to_hex()[..16])
+}
 
 impl Tree {
     pub(crate) fn new(base: Base) -> Self {
@@ -211,18 +216,25 @@ impl Tree {
     /// A file of its own with the same bytes. Until it is whole and on the disk the name stays with the old one, as parts of
     /// that may count as had.
     fn own_copy(&self, dir: &OwnedFd, name: &OsStr, old: &File, executable: bool, size: u64) -> io::Result<File> {
-        self.unlink(dir, OWN.as_ref())?;
+        let own_name = own_name(name);
+        self.unlink(dir, own_name.as_ref())?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let own = File::from(rustix::fs::openat(dir, OWN, flags, mode(executable))?);
+        let own = File::from(rustix::fs::openat(dir, &*own_name, flags, mode(executable))?);
         let mut from = old;
         let whole = io::copy(&mut io::Read::take(&mut from, size), &mut &own)
             .and_then(|_| own.sync_data())
-            .and_then(|()| Ok(rustix::fs::renameat(dir, OWN, dir, name)?));
+            .and_then(|()| Ok(rustix::fs::renameat(dir, &*own_name, dir, name)?));
         if let Err(error) = whole {
-            self.unlink(dir, OWN.as_ref())?;
+            self.unlink(dir, own_name.as_ref())?;
             return Err(error);
         }
         Ok(own)
+    }
+
+    /// Removes a copy that a kill left behind.
+    pub(crate) fn clear_copy(&self, path: &str) -> io::Result<()> {
+        let (dir, name) = self.locate(path, false)?;
+        self.unlink(&dir, own_name(&name).as_ref())
     }
 
     /// An entry's file for reading, from the cache or opened and put there.
@@ -231,7 +243,12 @@ impl Tree {
             return Ok(file);
         }
         let file = Arc::new(self.open(path)?);
-        lock(&self.files).insert(entry, (file.clone(), false));
+        let mut files = lock(&self.files);
+        if let Some((file, _)) = files.get(&entry) {
+            // Meanwhile it was made fit to be written to, and may be another one.
+            return Ok(file);
+        }
+        files.insert(entry, (file.clone(), false));
         Ok(file)
     }
 

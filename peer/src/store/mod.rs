@@ -39,7 +39,7 @@ pub use download::{
 pub use layout::{Span, spans};
 pub use memory::MemorySource;
 pub use piece_check::PieceCheck;
-pub use platform::default_state_dir;
+pub use platform::{default_state_dir, flush};
 pub(crate) use platform::{descriptors, private_dir};
 pub use scan::{ScanOptions, ScanProgress, Scanned, scan};
 pub use source::SeedSource;

@@ -146,6 +146,12 @@ pub fn default_state_dir() -> PathBuf {
     std::env::temp_dir().join(format!("shoal-{}", rustix::process::geteuid().as_raw()))
 }
 
+/// Brings what lies at a path to the disk, with all else on its filesystem; `false` where that can't be done at once.
+#[must_use]
+pub fn flush(path: &Path) -> bool {
+    File::open(path).and_then(sync_filesystem).unwrap_or(false)
+}
+
 /// Makes a directory that only this user may use. One that someone else owns is refused: in a shared temporary
 /// directory anybody may have made it first.
 pub(crate) fn private_dir(path: &Path) -> io::Result<()> {

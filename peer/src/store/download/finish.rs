@@ -18,6 +18,9 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+/// A copy of a smaller file takes no time in which it could be left behind.
+const COPIED_MIN: u64 = 64 << 10;
+
 impl Download {
     pub(super) fn finish_all(&self) -> Result<(), Failure> {
         let mut moving = lock(&self.moving);
@@ -89,6 +92,9 @@ impl Download {
         }
         if found.kind != FileType::RegularFile || found.stamp.size != size {
             return Err(io::Error::other("it was changed while the rest was fetched"));
+        }
+        if size >= COPIED_MIN {
+            self.tree.clear_copy(path)?;
         }
         let right = found.mode_is(executable) && !found.has_special_mode();
         if right { Ok(()) } else { self.tree.set_executable(path, &found, executable) }

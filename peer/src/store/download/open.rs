@@ -122,8 +122,7 @@ impl Request<'_> {
 
     fn remember(&self, place: &Place) {
         if let Some(stamps) = completion::stamps(self.manifest, &place.out) {
-            let flushed = self.options.sync == SyncMode::Auto
-                && File::open(&place.out).and_then(platform::sync_filesystem).unwrap_or(false);
+            let flushed = self.options.sync == SyncMode::Auto && platform::flush(&place.out);
             let lasts = if flushed { Lasts::Always } else { Lasts::UntilReboot(self.boot) };
             completion::remember(self.manifest, &place.out, &stamps, &self.options.state_dir, lasts);
         }

@@ -479,7 +479,8 @@ fn a_copy_that_does_not_fit_takes_nothing_with_it() {
     let cvs: Vec<Hash> = (0..3).map(|piece| world.cv(piece).unwrap()).collect();
     assert_eq!(download.add_cvs(0, &cvs).unwrap(), [1, 2]);
     // A directory can't be written over, so the copy fails.
-    let in_the_way = world.dir.path().join("out.part/d000/.shoal-own\u{1}");
+    let name = format!(".shoal-own\u{1}{}", &blake3::hash(b"f00000").to_hex()[..16]);
+    let in_the_way = world.dir.path().join("out.part/d000").join(name);
     std::fs::create_dir(&in_the_way).unwrap();
     let block = Block { piece: 0, offset: 0, length: 1 };
     download.write(block, &world.piece(0)[..1]).unwrap_err();
@@ -487,12 +488,53 @@ fn a_copy_that_does_not_fit_takes_nothing_with_it() {
     download.save();
     drop(download);
     std::fs::remove_dir(&in_the_way).unwrap();
+    // As a kill would have left it.
+    std::fs::write(&in_the_way, b"half").unwrap();
+    std::fs::remove_file(&other).unwrap();
     let download = world.open();
     assert!(download.have().has(1) && download.have().has(2));
     world.check_have(&download);
     world.take_all(&download);
     download.finish().unwrap();
     world.check_complete();
+    assert_eq!(std::fs::read_dir(world.out().join("d000")).unwrap().count(), 2, "a copy is left");
+}
+
+#[test]
+fn two_fetches_beside_each_other_copy_what_is_their_own() {
+    for _ in 0..10 {
+        let mut worlds = [World::single(16 * P), World::single(16 * P)];
+        let (first, rest) = worlds.split_at_mut(1);
+        let dir = first[0].dir.path().to_owned();
+        let outs = [dir.join("out"), dir.join("second")];
+        let mut downloads = Vec::new();
+        for (world, out) in [&mut first[0], &mut rest[0]].into_iter().zip(&outs) {
+            let mut bad = world.content[0].clone();
+            bad[7] ^= 1;
+            std::fs::write(out, &bad).unwrap();
+            std::fs::hard_link(out, out.with_extension("other")).unwrap();
+            world.options.existing = Existing::Repair;
+            let opened = open::open(&world.manifest, out, &world.options, BOOT, &|_, _| {}, &GO, &|_| {}).unwrap();
+            let Opened::Open(download) = opened else { panic!("it is complete") };
+            let cvs: Vec<Hash> = (0..16).map(|piece| world.cv(piece).unwrap()).collect();
+            download.add_cvs(0, &cvs).unwrap();
+            downloads.push(download);
+        }
+        let barrier = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for (world, download) in worlds.iter().zip(&downloads) {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    barrier.wait();
+                    world.take_all(download);
+                    download.finish().unwrap();
+                });
+            }
+        });
+        for (world, out) in worlds.iter().zip(&outs) {
+            assert!(std::fs::read(out).unwrap() == world.content[0]);
+        }
+    }
 }
 
 #[test]
