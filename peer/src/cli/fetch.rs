@@ -11,8 +11,8 @@ use crate::engine::{Engine, EngineConfig, Fetching, Handle, Stats, TrackerUrl};
 use crate::failure::{Failure, FailureKind, counted};
 use crate::names::{plain_name, shown_name};
 use crate::store::{
-    Download, DownloadOptions, Existing, Opened, Recorded, SyncMode, default_state_dir, flush, missing_bytes, recorded,
-    unfinished,
+    Download, DownloadOptions, Existing, Opened, Recorded, SyncMode, default_state_dir, make_lasting, missing_bytes,
+    recorded, unfinished,
 };
 use serde::Serialize;
 use shoal_protocol::address::Reach;
@@ -184,7 +184,7 @@ async fn held(args: &FetchArgs, spec: &Spec, here: &Path) -> Option<Held> {
             }
             let Recorded { bytes, as_hinted, flushed } = recorded(id, &path, &state)?;
             // It was not asked to survive a power cut before.
-            if !flushed && wants_flush && !flush(&path) {
+            if !flushed && wants_flush && !make_lasting(id, &path, &state) {
                 return None;
             }
             Some(Held { id, path, bytes, as_hinted })

@@ -178,10 +178,11 @@ where
         tools.output.say(&text);
         return Ok(Found { manifest, giver, journal: Some(out) });
     }
-    if is_waited_for {
+    let waiting = |error: &HttpError| tools.output.say(&format!("waiting for {}: {error}", url.authority()));
+    if !is_waited_for {
+        waiting(&error);
+    } else if others {
         tools.output.say(&format!("{} takes its time; others are asked, too", url.authority()));
-    } else {
-        tools.output.say(&format!("waiting for {}: {error}", url.authority()));
     }
     // Others may have the manifest too: anyone who has the content gives it out by its id.
     let engine = if others { engine().await? } else { None };
@@ -196,7 +197,10 @@ where
         let error = match if is_waited_for { Some(first.await) } else { None } {
             Some(Ok(found)) => return Ok(found),
             Some(Err(Attempt::Final(failure))) => return Err(failure),
-            Some(Err(Attempt::Again(error))) => error,
+            Some(Err(Attempt::Again(error))) => {
+                waiting(&error);
+                error
+            }
             None => error,
         };
         retry(url, id, search, tools, start, error).await
@@ -220,7 +224,10 @@ async fn retry(
     start: Instant,
     first: HttpError,
 ) -> Result<(Manifest, Reach), Failure> {
-    let (mut error, mut pause, mut waited) = (first, PAUSE.0, Duration::ZERO);
+    // While bytes came nobody waited.
+    let counts = |error: &HttpError, took: Duration| if error.answered() { took.min(ALONE) } else { took };
+    let mut waited = counts(&first, start.elapsed());
+    let (mut error, mut pause) = (first, PAUSE.0);
     let mut answered = false;
     loop {
         answered |= error.answered();
@@ -257,9 +264,10 @@ async fn retry(
         let longest = search.timeout.map_or(MANIFEST_TIME, |timeout| timeout.saturating_sub(start.elapsed()));
         let began = Instant::now();
         let result = tokio::time::timeout(longest.max(Duration::from_millis(10)), attempt(url, id, tools.http)).await;
-        // While bytes came nobody waited.
-        let came = matches!(&result, Ok(Err(Attempt::Again(error))) if error.answered());
-        waited += if came { began.elapsed().min(ALONE) } else { began.elapsed() };
+        waited += match &result {
+            Ok(Err(Attempt::Again(error))) => counts(error, began.elapsed()),
+            _ => began.elapsed(),
+        };
         match result {
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(Attempt::Final(failure))) => return Err(failure),

@@ -336,13 +336,18 @@ fn redirect_target(from: &Url, to: &str) -> Result<Url, HttpError> {
     Ok(target)
 }
 
+/// Its head has come, so somebody is there.
+fn slow_body() -> HttpError {
+    HttpError::Broken(format!("too little of the answer came within {} s", PACE.0.as_secs()))
+}
+
 /// Reads a body, never more than `cap` bytes of it, as long as it comes at a pace.
 async fn read(response: Response<hyper::body::Incoming>, cap: usize) -> Result<Bytes, HttpError> {
     let mut body = response.into_body();
     let mut out = BytesMut::new();
     let (mut due, mut counted) = (tokio::time::Instant::now() + PACE.0, 0);
     loop {
-        let next = tokio::time::timeout_at(due, body.frame()).await.map_err(|_| HttpError::Timeout(PACE.0))?;
+        let next = tokio::time::timeout_at(due, body.frame()).await.map_err(|_| slow_body())?;
         let Some(frame) = next else { return Ok(out.freeze()) };
         let frame = frame.map_err(|error| HttpError::Broken(format!("the connection broke: {error}")))?;
         if let Some(data) = frame.data_ref() {

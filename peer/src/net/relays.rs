@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// With so many answers under way, others are sent on.
 const UNDER_WAY: usize = 2;
 /// An answer of which nothing was read for this long is forgotten: its asker may be gone.
-const FORGOTTEN: Duration = Duration::from_secs(10);
+const FORGOTTEN: Duration = Duration::from_secs(30);
 /// Who asks for less than this takes nothing that others should give instead.
 const LITTLE: u64 = 64 << 10;
 

@@ -14,7 +14,7 @@
 //! and the record has the one from just before; the file's own may be at most a second later.
 
 use super::beneath::{Base, Tree};
-use super::platform::{attribute, boot_id, private_dir, set_attribute};
+use super::platform::{attribute, boot_id, flush, private_dir, set_attribute};
 use super::stamp::Stamp;
 use super::walk::{FoundKind, Walker};
 use crate::names::plain_name;
@@ -127,19 +127,40 @@ pub(crate) fn remember(manifest: &Manifest, path: &Path, stamps: &[Stamp], state
         Lasts::UntilReboot(boot) => boot,
     };
     let write = || -> io::Result<()> {
-        let record = record(&make_secret(state_dir)?, manifest, stamps, boot);
-        if set_attribute(path, ATTRIBUTE, &record) {
-            return Ok(());
+        let secret = make_secret(state_dir)?;
+        let made = record(&secret, manifest, stamps, boot);
+        match (manifest.shape(), stamps) {
+            (Shape::File, [stamp]) => {
+                let stamp = changed_just_now(path, &made, *stamp)?;
+                keep(path, &record(&secret, manifest, &[stamp], boot), state_dir)
+            }
+            _ => keep(path, &made, state_dir),
         }
-        let file = state_file(state_dir, path).ok_or(io::ErrorKind::NotFound)?;
-        private_dir(file.parent().unwrap_or(state_dir))?;
-        let new = file.with_extension(std::process::id().to_string());
-        std::fs::write(&new, &record)?;
-        std::fs::rename(&new, &file)
     };
     if let Err(error) = write() {
         tracing::debug!("no completion record for {}: {error}", path.display());
     }
+}
+
+/// Has the file changed by a record now, as the one that counts holds the time from just before itself. Gives its stamp after
+/// that.
+fn changed_just_now(path: &Path, record: &[u8], before: Stamp) -> io::Result<Stamp> {
+    let _ = set_attribute(path, ATTRIBUTE, record);
+    let now = Stamp::of(&path.symlink_metadata()?);
+    let same = Stamp { ctime_ns: before.ctime_ns, ..now } == before;
+    if same { Ok(now) } else { Err(io::Error::other("it was edited meanwhile")) }
+}
+
+/// Puts a record where it belongs.
+fn keep(path: &Path, record: &[u8], state_dir: &Path) -> io::Result<()> {
+    if set_attribute(path, ATTRIBUTE, record) {
+        return Ok(());
+    }
+    let file = state_file(state_dir, path).ok_or(io::ErrorKind::NotFound)?;
+    private_dir(file.parent().unwrap_or(state_dir))?;
+    let new = file.with_extension(std::process::id().to_string());
+    std::fs::write(&new, record)?;
+    std::fs::rename(&new, &file)
 }
 
 /// Whether a record says that `path` holds the content, and nothing was touched since; and how long that is worth something.
@@ -178,6 +199,31 @@ pub fn recorded(id: ContentId, path: &Path, state_dir: &Path) -> Option<Recorded
     let lasts = fits(&stored, state_dir, Shape::Tree, &stamps, boot_id()).filter(|_| walk.problem_count == 0)?;
     let files = walk.entries.iter().filter(|entry| matches!(entry.kind, FoundKind::File { .. }));
     Some(answer(files.map(|entry| entry.stamp.size).sum(), lasts))
+}
+
+/// Flushes a content that is there and was not flushed when it came, and has its record say so.
+#[must_use]
+pub fn make_lasting(id: ContentId, path: &Path, state_dir: &Path) -> bool {
+    let Some(mut stored) = stored(id, path, state_dir) else { return false };
+    let (Some(secret), Ok(found)) = (secret(state_dir), path.metadata()) else { return false };
+    let (shape, stamps) = if found.is_file() {
+        (Shape::File, vec![Stamp::of(&found)])
+    } else {
+        let walker = Walker { follow_links: false, skip_special: false, cancelled: &AtomicBool::new(false) };
+        let Ok(walk) = walker.walk(path, |_| {}) else { return false };
+        (Shape::Tree, walk.entries.iter().map(|entry| entry.stamp).collect())
+    };
+    if fits(&stored, state_dir, shape, &stamps, boot_id()).is_none() || !flush(path) {
+        return false;
+    }
+    // The stamps are from before the flush: what was edited meanwhile doesn't fit.
+    if let (Shape::File, [stamp]) = (shape, stamps.as_slice()) {
+        let Ok(stamp) = changed_just_now(path, &stored, *stamp) else { return false };
+        stored[HEAD - 8..HEAD].copy_from_slice(&stamp.ctime_ns.to_le_bytes());
+    }
+    let sealed = seal(&secret, &stored[..HEAD], shape, &stamps, None);
+    stored[HEAD..].copy_from_slice(&sealed);
+    keep(path, &stored, state_dir).is_ok()
 }
 
 /// The record of `path`, if there is one for this content.

@@ -32,14 +32,14 @@ mod stamp;
 mod verify;
 mod walk;
 
-pub use completion::{Recorded, recorded};
+pub use completion::{Recorded, make_lasting, recorded};
 pub use download::{
     Download, DownloadOptions, Existing, Opened, SyncMode, missing_bytes, read_journal_manifest, unfinished,
 };
 pub use layout::{Span, spans};
 pub use memory::MemorySource;
 pub use piece_check::PieceCheck;
-pub use platform::{default_state_dir, flush};
+pub use platform::default_state_dir;
 pub(crate) use platform::{descriptors, private_dir};
 pub use scan::{ScanOptions, ScanProgress, Scanned, scan};
 pub use source::SeedSource;

@@ -147,8 +147,7 @@ pub fn default_state_dir() -> PathBuf {
 }
 
 /// Brings what lies at a path to the disk, with all else on its filesystem; `false` where that can't be done at once.
-#[must_use]
-pub fn flush(path: &Path) -> bool {
+pub(crate) fn flush(path: &Path) -> bool {
     File::open(path).and_then(sync_filesystem).unwrap_or(false)
 }
 

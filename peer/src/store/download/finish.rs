@@ -93,8 +93,10 @@ impl Download {
         if found.kind != FileType::RegularFile || found.stamp.size != size {
             return Err(io::Error::other("it was changed while the rest was fetched"));
         }
-        if size >= COPIED_MIN {
-            self.tree.clear_copy(path)?;
+        if size >= COPIED_MIN
+            && let Err(error) = self.tree.clear_copy(path)
+        {
+            tracing::debug!("a copy may be left beside {path}: {error}");
         }
         let right = found.mode_is(executable) && !found.has_special_mode();
         if right { Ok(()) } else { self.tree.set_executable(path, &found, executable) }
