@@ -187,32 +187,30 @@ pub struct Recorded {
 pub fn recorded(id: ContentId, path: &Path, state_dir: &Path) -> Option<Recorded> {
     let stored = stored(id, path, state_dir)?;
     let as_hinted = path.file_name().is_some_and(|name| stored.get(33..33 + NAME) == Some(&name_mark(name)[..]));
-    let answer = |bytes, lasts| Recorded { bytes, as_hinted, flushed: lasts == Lasts::Always };
+    let (shape, stamps, bytes) = found(path)?;
+    let lasts = fits(&stored, state_dir, shape, &stamps, boot_id())?;
+    Some(Recorded { bytes, as_hinted, flushed: lasts == Lasts::Always })
+}
+
+/// What lies at a path, without a manifest to compare it with: its shape, the stamps of all that is in it, and its bytes.
+fn found(path: &Path) -> Option<(Shape, Vec<Stamp>, u64)> {
     let found = path.metadata().ok()?;
     if found.is_file() {
         let stamp = Stamp::of(&found);
-        return fits(&stored, state_dir, Shape::File, &[stamp], boot_id()).map(|lasts| answer(stamp.size, lasts));
+        return Some((Shape::File, vec![stamp], stamp.size));
     }
     let walker = Walker { follow_links: false, skip_special: false, cancelled: &AtomicBool::new(false) };
-    let walk = walker.walk(path, |_| {}).ok()?;
-    let stamps: Vec<Stamp> = walk.entries.iter().map(|entry| entry.stamp).collect();
-    let lasts = fits(&stored, state_dir, Shape::Tree, &stamps, boot_id()).filter(|_| walk.problem_count == 0)?;
+    let walk = walker.walk(path, |_| {}).ok().filter(|walk| walk.problem_count == 0)?;
     let files = walk.entries.iter().filter(|entry| matches!(entry.kind, FoundKind::File { .. }));
-    Some(answer(files.map(|entry| entry.stamp.size).sum(), lasts))
+    let bytes = files.map(|entry| entry.stamp.size).sum();
+    Some((Shape::Tree, walk.entries.iter().map(|entry| entry.stamp).collect(), bytes))
 }
 
 /// Flushes a content that is there and was not flushed when it came, and has its record say so.
 #[must_use]
 pub fn make_lasting(id: ContentId, path: &Path, state_dir: &Path) -> bool {
     let Some(mut stored) = stored(id, path, state_dir) else { return false };
-    let (Some(secret), Ok(found)) = (secret(state_dir), path.metadata()) else { return false };
-    let (shape, stamps) = if found.is_file() {
-        (Shape::File, vec![Stamp::of(&found)])
-    } else {
-        let walker = Walker { follow_links: false, skip_special: false, cancelled: &AtomicBool::new(false) };
-        let Ok(walk) = walker.walk(path, |_| {}) else { return false };
-        (Shape::Tree, walk.entries.iter().map(|entry| entry.stamp).collect())
-    };
+    let (Some(secret), Some((shape, stamps, _))) = (secret(state_dir), found(path)) else { return false };
     if fits(&stored, state_dir, shape, &stamps, boot_id()).is_none() || !flush(path) {
         return false;
     }

@@ -15,9 +15,14 @@ pub(crate) const CALLS: &str = "pwrite64,pwritev,ftruncate,fallocate,fsync,fdata
 /// Of each kind of call so many are tried by default.
 const TRIED: usize = 3;
 
+/// Whether programs can be traced here; says so where not.
 pub(crate) fn can_trace() -> bool {
     let trace = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
-    trace.is_ok_and(|status| status.success())
+    let can = trace.is_ok_and(|status| status.success());
+    if !can {
+        super::skipped("strace is missing or may not trace");
+    }
+    can
 }
 
 /// A program under strace.

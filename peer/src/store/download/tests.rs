@@ -100,6 +100,11 @@ impl World {
         }
     }
 
+    /// Of pieces of large files.
+    fn cvs(&self, pieces: std::ops::Range<u32>) -> Vec<Hash> {
+        pieces.map(|piece| self.cv(piece).unwrap()).collect()
+    }
+
     fn take(&self, download: &Download, pieces: impl IntoIterator<Item = u32>) {
         for piece in pieces {
             self.write(download, piece);
@@ -324,8 +329,7 @@ fn a_part_without_a_journal_is_hashed() {
     drop(download);
     drop(world.open());
     let download = world.open();
-    let cvs: Vec<Hash> = (4..7).map(|p| world.cv(p).unwrap()).collect();
-    assert_eq!(download.add_cvs(3, &cvs).unwrap(), [5, 6]);
+    assert_eq!(download.add_cvs(3, &world.cvs(4..7)).unwrap(), [5, 6]);
     world.check_have(&download);
     world.take_all(&download);
     download.finish().unwrap();

@@ -15,8 +15,7 @@ fn what_is_written_over_is_not_found_by_what_was_hashed_before() {
     // Any byte will do, and whoever sent it: a piece may be begun before its CV is known.
     let block = Block { piece: 0, offset: 7, length: 1 };
     download.write(block, &[!world.piece(0)[7]]).unwrap();
-    let cvs: Vec<Hash> = (0..3).map(|piece| world.cv(piece).unwrap()).collect();
-    assert_eq!(download.add_cvs(0, &cvs).unwrap(), [1]);
+    assert_eq!(download.add_cvs(0, &world.cvs(0..3)).unwrap(), [1]);
     world.check_have(&download);
     // What was found is not written over.
     let block = Block { piece: 1, ..block };
@@ -78,8 +77,7 @@ fn two_who_write_to_a_file_of_somebody_else_make_one_file_of_it() {
                 std::os::unix::fs::symlink(&other, &file).unwrap();
             }
             let download = world.open();
-            let cvs: Vec<Hash> = (0..64).map(|piece| world.cv(piece).unwrap()).collect();
-            download.add_cvs(0, &cvs).unwrap();
+            download.add_cvs(0, &world.cvs(0..64)).unwrap();
             let missing: Vec<u32> = download.have().zeros().collect();
             assert_eq!(missing.len(), if linked { 2 } else { 64 });
             let barrier = std::sync::Barrier::new(2);
@@ -115,8 +113,7 @@ fn a_copy_that_does_not_fit_takes_nothing_with_it() {
     std::fs::write(&other, &bad).unwrap();
     std::fs::hard_link(&other, &file).unwrap();
     let download = world.open();
-    let cvs: Vec<Hash> = (0..3).map(|piece| world.cv(piece).unwrap()).collect();
-    assert_eq!(download.add_cvs(0, &cvs).unwrap(), [1, 2]);
+    assert_eq!(download.add_cvs(0, &world.cvs(0..3)).unwrap(), [1, 2]);
     // A directory can't be written over, so the copy fails.
     let name = format!(".shoal-own\u{1}{}", &blake3::hash(b"f00000").to_hex()[..16]);
     let in_the_way = world.dir.path().join("out.part/d000").join(name);
@@ -155,8 +152,7 @@ fn two_fetches_beside_each_other_copy_what_is_their_own() {
             world.options.existing = Existing::Repair;
             let opened = open::open(&world.manifest, out, &world.options, BOOT, &|_, _| {}, &GO, &|_| {}).unwrap();
             let Opened::Open(download) = opened else { panic!("it is complete") };
-            let cvs: Vec<Hash> = (0..16).map(|piece| world.cv(piece).unwrap()).collect();
-            download.add_cvs(0, &cvs).unwrap();
+            download.add_cvs(0, &world.cvs(0..16)).unwrap();
             downloads.push(download);
         }
         let barrier = std::sync::Barrier::new(2);
