@@ -3,7 +3,7 @@
 //! Contract: pure; byte for byte what serde makes of the same [`shoal_protocol::Handout`], which a test holds it to.
 
 use crate::cidr::Cidr;
-use crate::handout::{Address, Asker, addresses};
+use crate::handout::{self, Address, Asker};
 use crate::registry::Answer;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -23,12 +23,8 @@ pub(crate) fn write(out: &mut Vec<u8>, answer: &Answer, asker: &Asker<'_>, trust
         decimal(out, n);
     }
     out.extend_from_slice(b",\"peers\":[");
-    let (mut count, mut addrs) = (0, Vec::new());
-    for peer in &answer.peers {
-        addresses(peer, asker, trusted, &mut addrs);
-        if addrs.is_empty() {
-            continue;
-        }
+    let mut count = 0;
+    handout::each(&answer.peers, asker, trusted, |peer, addrs| {
         out.extend_from_slice(if count == 0 { b"{\"addrs\":[" } else { b",{\"addrs\":[" });
         for (n, addr) in addrs.iter().enumerate() {
             out.extend_from_slice(if n == 0 { b"\"" } else { b",\"" });
@@ -37,7 +33,7 @@ pub(crate) fn write(out: &mut Vec<u8>, answer: &Answer, asker: &Asker<'_>, trust
         }
         out.extend_from_slice(if peer.seed { b"],\"seed\":true}" } else { b"]}" });
         count += 1;
-    }
+    });
     out.extend_from_slice(b"]}");
     count
 }
@@ -94,12 +90,12 @@ mod tests {
             let mut ip = || ips[rng.below(ips.len())].parse::<IpAddr>().unwrap();
             let (mine, reached_at) = (ip(), ip());
             let id = PeerId([1; 16]);
-            let asker = Asker { ip: mine, reached_at, key: Key::new(mine, 7171, id), id, seed: false, zone: "" };
+            let asker = Asker { ip: mine, reached_at, key: Key::new(mine, 7171, id, &[]), id, seed: false, zone: "" };
             let mut peer = || {
                 let candidates = (0..rng.below(4)).map(|_| (ips[rng.below(ips.len())], rng.next_u64() as u16));
                 let candidates = candidates.map(|(ip, port)| SocketAddr::new(ip.parse().unwrap(), port)).collect();
                 let ip = ips[rng.below(ips.len())].parse().unwrap();
-                Chosen { ip, port: rng.next_u64() as u16, seed: rng.below(2) == 0, candidates }
+                Chosen { ip, port: rng.next_u64() as u16, seed: rng.below(2) == 0, candidates, behind: rng.below(2) == 0 }
             };
             let peers: Vec<Chosen> = (0..5).map(|_| peer()).collect();
             let mut number = || (rng.next_u64() >> (32 + rng.below(32))) as u32;

@@ -61,6 +61,8 @@ pub struct Chosen {
     pub seed: bool,
     /// What it says of itself.
     pub candidates: Box<[SocketAddr]>,
+    /// Whether others may be at the same address and port, behind a NAT.
+    pub behind: bool,
 }
 
 /// Picks up to `want` peers for an asker: near ones first, then random ones.
@@ -180,7 +182,7 @@ impl Picker<'_> {
         let copy = |at: &u32| {
             let at = *at as usize;
             let peer = &self.swarm.peers()[at];
-            Chosen { ip: peer.ip(), port: peer.port(), seed: at < seeds, candidates: peer.candidates().into() }
+            Chosen { ip: peer.ip(), port: peer.port(), seed: at < seeds, candidates: peer.candidates().into(), behind: peer.is_behind() }
         };
         self.taken.iter().map(copy).collect()
     }
@@ -223,8 +225,31 @@ impl fmt::Display for Address {
     }
 }
 
+/// Goes through the peers of an answer, each with the addresses that this asker may have. Who has none is left out, and so is
+/// who would only repeat what another has: hosts behind one NAT are told apart near them alone.
+pub fn each<'p>(
+    peers: &'p [Chosen],
+    asker: &Asker<'_>,
+    trusted: &[Cidr],
+    mut use_it: impl FnMut(&'p Chosen, &[Address]),
+) {
+    let (mut addrs, mut alike) = (Vec::new(), Vec::new());
+    for peer in peers {
+        addresses(peer, asker, trusted, &mut addrs);
+        if peer.behind && addrs.len() == 1 {
+            if alike.contains(&addrs[0]) {
+                continue;
+            }
+            alike.push(addrs[0]);
+        }
+        if !addrs.is_empty() {
+            use_it(peer, &addrs);
+        }
+    }
+}
+
 /// Fills `out` with the addresses of a peer that this asker may have, best first; none when there are none.
-pub fn addresses(peer: &Chosen, asker: &Asker<'_>, trusted: &[Cidr], out: &mut Vec<Address>) {
+fn addresses(peer: &Chosen, asker: &Asker<'_>, trusted: &[Cidr], out: &mut Vec<Address>) {
     out.clear();
     if peer.port < PORT_MIN {
         return;
@@ -269,14 +294,14 @@ mod tests {
 
     fn asker<'a>(ip: &str, reached_at: &str, seed: bool, zone: &'a str) -> Asker<'a> {
         let (ip, id) = (ip.parse().unwrap(), PeerId([0xee; 16]));
-        Asker { ip, reached_at: reached_at.parse().unwrap(), key: Key::new(ip, 7171, id), id, seed, zone }
+        Asker { ip, reached_at: reached_at.parse().unwrap(), key: Key::new(ip, 7171, id, &[]), id, seed, zone }
     }
 
     fn add(swarm: &mut Swarm, hasher: &RandomState, n: usize, port: u16, seed: bool, zone: &str) {
         let ip: IpAddr = format!("10.{}.{}.{}", n >> 16 & 255, n >> 8 & 255, n & 255).parse().unwrap();
         let id = PeerId((n as u128 + 1).to_be_bytes());
         let extra = Extra::new(&Budget::new(1 << 20), &[], zone, "");
-        let record = Record { key: Key::new(ip, port, id), id, seed, expires_s: 100, extra };
+        let record = Record { key: Key::new(ip, port, id, &[]), id, seed, expires_s: 100, extra };
         swarm.put(hasher, record, usize::MAX, 64).unwrap();
     }
 
@@ -373,7 +398,7 @@ mod tests {
 
     fn chosen(ip: &str, candidates: &[&str]) -> Chosen {
         let candidates = candidates.iter().map(|c| c.parse().unwrap()).collect();
-        Chosen { ip: ip.parse().unwrap(), port: 7171, seed: false, candidates }
+        Chosen { ip: ip.parse().unwrap(), port: 7171, seed: false, candidates, behind: false }
     }
 
     #[test]

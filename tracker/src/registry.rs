@@ -9,7 +9,7 @@
 //! real swarm.
 
 use crate::cidr::Cidr;
-use crate::handout::{Asker, Chosen, addresses, pick};
+use crate::handout::{self, Asker, Chosen, pick};
 use crate::interval::{YOUNG_S, interval_s, ttl_s};
 use crate::rng::Rng;
 use crate::swarm::{Budget, Extra, Full, Key, Record, Swarm};
@@ -99,12 +99,10 @@ impl Answer {
     /// With the addresses that this asker may have.
     #[must_use]
     pub fn handout(&self, asker: &Asker<'_>, trusted: &[Cidr]) -> Handout {
-        let mut addrs = Vec::new();
-        let mut peer = |peer: &Chosen| {
-            addresses(peer, asker, trusted, &mut addrs);
-            HandoutPeer { addrs: addrs.iter().map(ToString::to_string).collect(), seed: peer.seed }
-        };
-        let peers = self.peers.iter().map(&mut peer).filter(|peer| !peer.addrs.is_empty()).collect();
+        let mut peers = Vec::with_capacity(self.peers.len());
+        handout::each(&self.peers, asker, trusted, |peer, addrs| {
+            peers.push(HandoutPeer { addrs: addrs.iter().map(ToString::to_string).collect(), seed: peer.seed });
+        });
         Handout { interval: self.interval_s, seeds: self.seeds, leechers: self.leechers, peers }
     }
 }
@@ -196,7 +194,7 @@ impl Registry {
         rng: &mut Rng,
     ) -> Result<Answer, RegistryFull> {
         let now_s = seconds(now_ms);
-        let key = Key::new(ip, announce.port, announce.peer);
+        let key = Key::new(ip, announce.port, announce.peer, &announce.candidates);
         let seed = announce.left == 0;
         let mut shard = self.shard(&announce.swarm);
         if announce.event == Event::Stopped {
@@ -458,6 +456,32 @@ mod tests {
         assert_eq!(registry.totals(), (1, 0));
         tell(&registry, 0, 2, 9, Event::Stopped, 0);
         assert_eq!(registry.totals(), (1, 0), "a goodbye makes no swarm");
+    }
+
+    #[test]
+    fn hosts_behind_one_address_are_told_apart_by_their_own() {
+        let registry = Registry::new(RegistryConfig::default());
+        let nat: IpAddr = "9.9.9.9".parse().unwrap();
+        let tell = |peer: u16, event, from: IpAddr, candidates: &[&str]| {
+            let candidates = candidates.iter().map(|at| at.parse().unwrap()).collect();
+            let announce = Announce { candidates, ..announce(1, peer, event, 9) };
+            let key = Key::new(from, 7171, announce.peer, &announce.candidates);
+            let asker = Asker { ip: from, reached_at: ip(0), key, id: announce.peer, seed: false, zone: "" };
+            let answer = registry.announce(0, &announce, from, ip(0), &|_| true, &mut Rng::new(1)).unwrap();
+            let addrs = |peer: HandoutPeer| peer.addrs.join(" ");
+            (answer.leechers, answer.handout(&asker, &[]).peers.into_iter().map(addrs).collect::<Vec<_>>())
+        };
+        let none: Vec<String> = Vec::new();
+        assert_eq!(tell(1, Event::Started, nat, &["192.168.1.1:7171", "[fe80::1]:7171"]), (1, none.clone()));
+        let others = vec!["9.9.9.9:7171 192.168.1.1:7171".to_owned()];
+        assert_eq!(tell(2, Event::Started, nat, &["192.168.1.2:7171"]), (2, others));
+        // To others they are one place; and who starts again, by any name, is who it was.
+        assert_eq!(tell(3, Event::Started, "8.8.8.8".parse().unwrap(), &["8.8.8.8:7171"]).1, ["9.9.9.9:7171"]);
+        assert_eq!(tell(4, Event::Started, "8.8.8.8".parse().unwrap(), &["10.0.0.1:7171", "8.8.8.8:7171"]).0, 3);
+        assert_eq!(tell(5, Event::Started, nat, &["192.168.1.2:7171"]).0, 3);
+        assert_eq!(tell(2, Event::Stopped, nat, &["192.168.1.2:7171"]).0, 3, "not by the name it had");
+        assert_eq!(tell(5, Event::Stopped, nat, &["192.168.1.2:7171"]), (2, none));
+        assert_eq!(tell(1, Event::Stopped, nat, &["192.168.1.1:7171"]).0, 1);
     }
 
     #[test]

@@ -251,7 +251,7 @@ impl Service {
         if announce.event != Event::Stopped {
             inner.manifests.touch(&announce.swarm);
         }
-        let key = Key::new(remote, announce.port, announce.peer);
+        let key = Key::new(remote, announce.port, announce.peer, &announce.candidates);
         let seed = announce.left == 0;
         let asker = Asker { ip: remote, reached_at, key, id: announce.peer, seed, zone: &announce.zone };
         Ok((answer, asker))

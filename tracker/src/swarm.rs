@@ -1,8 +1,9 @@
 //! One swarm: a dense vector of its peers, seeds in front, so that a sample costs the same in a swarm of any size.
 //!
 //! Contract: no clock, no I/O; time comes as seconds since the tracker started. Peers are found by address and port,
-//! not by the id they claim, so that nobody can replace or stop another's record. A peer that can't be dialled (port 0)
-//! is told apart by its id as well. Limits: peers per swarm, and peers per public address within one swarm; loopback
+//! not by the id they claim, so that nobody can replace or stop another's record. Two kinds are told apart by more: one
+//! that can't be dialled (port 0) by its id, and one that says that its own addresses are others than the one seen here, as
+//! behind a NAT, by the first of them; or all machines of an office that listen at the usual port would be one. Limits: peers per swarm, and peers per public address within one swarm; loopback
 //! and private networks are spared, since many peers share a host or a NAT there. Memory is 56 bytes a peer, and what
 //! [`Lookup`] takes in a swarm large enough to need one.
 
@@ -24,6 +25,8 @@ const GROWTH: usize = 8;
 pub struct Key {
     ip: [u8; 16],
     port: u16,
+    /// Which host behind the address; 0 where the address is its own.
+    host: u16,
     /// Only where the port is 0: such peers of one address would else be one.
     id: Option<PeerId>,
 }
@@ -31,8 +34,8 @@ pub struct Key {
 impl Key {
     /// All of loopback is one host, whichever of its addresses was used.
     #[must_use]
-    pub fn new(ip: IpAddr, port: u16, id: PeerId) -> Self {
-        Self { ip: pack(ip), port, id: (port == 0).then_some(id) }
+    pub fn new(ip: IpAddr, port: u16, id: PeerId, candidates: &[SocketAddr]) -> Self {
+        Self { ip: pack(ip), port, host: host_behind(ip, candidates), id: (port == 0).then_some(id) }
     }
 
     /// The address.
@@ -40,6 +43,19 @@ impl Key {
     pub fn ip(&self) -> IpAddr {
         canonical(IpAddr::V6(Ipv6Addr::from(self.ip)))
     }
+}
+
+/// Which of the hosts behind one address says this of itself: a number that follows from its first private address. Two of a
+/// thousand may have the same, and are then one as if they said nothing.
+fn host_behind(seen: IpAddr, candidates: &[SocketAddr]) -> u16 {
+    let mut own = candidates.iter().map(|at| canonical(at.ip()));
+    if own.clone().any(|ip| ip == canonical(seen)) {
+        return 0;
+    }
+    let Some(ip) = own.find(|ip| reach(*ip) == Reach::Private) else { return 0 };
+    // FNV-1a, folded: whoever makes two alike only takes a record of his own network's.
+    let hash = pack(ip).iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    ((hash >> 16) as u16 ^ hash as u16).max(1)
 }
 
 fn pack(ip: IpAddr) -> [u8; 16] {
@@ -135,6 +151,7 @@ pub struct Peer {
     pub(crate) prev: u32,
     extra: Option<Box<Extra>>,
     port: u16,
+    host: u16,
 }
 
 impl Peer {
@@ -183,13 +200,19 @@ impl Peer {
     /// Whether this is the one of that key.
     #[must_use]
     pub fn is_at(&self, key: &Key) -> bool {
-        self.port == key.port && self.ip == key.ip && (self.port != 0 || key.id == Some(self.id))
+        self.port == key.port && self.host == key.host && self.ip == key.ip && (self.port != 0 || key.id == Some(self.id))
+    }
+
+    /// Whether it is one of perhaps many hosts behind its address.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.host != 0
     }
 
     /// The key it is found by.
     #[must_use]
     pub fn key(&self) -> Key {
-        Key { ip: self.ip, port: self.port, id: (self.port == 0).then_some(self.id) }
+        Key { ip: self.ip, port: self.port, host: self.host, id: (self.port == 0).then_some(self.id) }
     }
 }
 
@@ -332,7 +355,7 @@ impl Swarm {
                     // Most hostile swarms have one peer.
                     self.peers.reserve_exact(self.len() / GROWTH + 1);
                 }
-                self.peers.push(Peer { ip: key.ip, id, expires_s, next: 0, prev: 0, extra, port: key.port });
+                self.peers.push(Peer { ip: key.ip, id, expires_s, next: 0, prev: 0, extra, port: key.port, host: key.host });
                 let at = self.len() - 1;
                 if let Some(lookup) = &mut self.lookup {
                     lookup.enter(hasher, &mut self.peers, at);
@@ -397,7 +420,7 @@ mod tests {
     fn record(ip: &str, port: u16, id: u8, seed: bool, zone: &str) -> Record {
         let (ip, id) = (ip.parse().unwrap(), PeerId([id; 16]));
         let extra = Extra::new(&Budget::new(1 << 20), &[], zone, "");
-        Record { key: Key::new(ip, port, id), id, seed, expires_s: 100, extra }
+        Record { key: Key::new(ip, port, id, &[]), id, seed, expires_s: 100, extra }
     }
 
     fn check(swarm: &Swarm, hasher: &RandomState) {
@@ -433,8 +456,8 @@ mod tests {
             let zone = ["", "a/b", "a/c"][n % 3];
             swarm.put(&hasher, record(&format!("10.0.{}.{n}", n % 2), 7171, n as u8, false, zone), 1000, 64).unwrap();
         }
-        let known = Key::new("10.0.0.6".parse().unwrap(), 7171, PeerId([6; 16]));
-        let stranger = Key::new("10.0.0.250".parse().unwrap(), 7171, PeerId([250; 16]));
+        let known = Key::new("10.0.0.6".parse().unwrap(), 7171, PeerId([6; 16]), &[]);
+        let stranger = Key::new("10.0.0.250".parse().unwrap(), 7171, PeerId([250; 16]), &[]);
         for zone in ["", "a/b", "nowhere"] {
             let is_near =
                 |p: &Peer| p.zone() == zone && (!zone.is_empty() || p.ip().to_string().starts_with("10.0.0."));
@@ -466,7 +489,7 @@ mod tests {
                 let zone = ["", "a/b", "a/c"][rng.below(3)];
                 let known = swarm.put(&hasher, record(&ip, port, host, seed, zone), 1000, 64).unwrap();
                 assert_eq!(known, model.insert((host, port), seed));
-            } else if let Some(at) = swarm.find(&hasher, &Key::new(ip.parse().unwrap(), port, PeerId([host; 16]))) {
+            } else if let Some(at) = swarm.find(&hasher, &Key::new(ip.parse().unwrap(), port, PeerId([host; 16]), &[])) {
                 swarm.remove(&hasher, at);
                 assert!(model.remove(&(host, port)).is_some());
             }
