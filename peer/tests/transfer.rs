@@ -331,6 +331,22 @@ fn a_seed_ends_when_its_condition_is_met() {
 }
 
 #[test]
+fn a_seed_with_few_places_knows_of_those_whom_it_never_met() {
+    let world = World::new();
+    world.file("file", MIB);
+    let options = ["--max-peers", "1", "--stop-when", "complete=5", "--timeout", "50s"];
+    let mut seed = world.seed(&["file"], &options);
+    let fetches: Vec<Running> =
+        (0..5).map(|n| world.fetch(&seed.link, &format!("out{n}"), &["--seed-for", "60s"])).collect();
+    let result = seed.running.end().ok();
+    assert_eq!(result["contents"][0]["finished_peers"], 5, "{result}");
+    for fetch in &fetches {
+        fetch.signal(Signal::INT);
+    }
+    fetches.into_iter().for_each(|mut fetch| drop(fetch.end().ok()));
+}
+
+#[test]
 fn a_fetch_gives_up_when_told_and_says_what_is_missing() {
     let world = World::new();
     world.file("file", 8 * MIB);

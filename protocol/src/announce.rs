@@ -147,8 +147,15 @@ pub struct Handout {
     pub seeds: u32,
     /// Peers that still lack something.
     pub leechers: u32,
+    /// How often a peer completed, since the tracker knows the swarm; from a tracker that doesn't say it 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub completed: u32,
     /// Some of them; never the asker, and no seeds for a seed.
     pub peers: Vec<HandoutPeer>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Handout {

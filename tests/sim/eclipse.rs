@@ -16,7 +16,7 @@ fn a_crowd_that_does_nothing_does_not_keep_a_fetch_from_dialling_who_has_it() {
     }
     assert!(siege.open.len() < MAX, "some places are for those whom it chooses itself");
     let peers = vec![HandoutPeer { addrs: vec![HONEST.to_string()], seed: true }];
-    let handout = Handout { interval: 30, seeds: 1, leechers: 60, peers };
+    let handout = Handout { interval: 30, seeds: 1, leechers: 60, completed: 0, peers };
     siege.feed(Input::Announced { tracker: 0, reached: [9, 1, 1, 1].into(), handout });
     siege.wait(15);
     assert!(siege.dialled.contains(&HONEST), "kept from its source by {} connections", siege.open.len());

@@ -62,10 +62,37 @@ fn who_finishes_again_counts_once() {
         siege.says(conn, Message::Have(vec![(0, 16)]));
         siege.feed(Input::Closed { conn });
     }
-    assert_eq!(siege.swarm.counters().finished_peers, 1);
+    assert_eq!(siege.swarm.finished_peers(), 1);
     let other = siege.connect_as(NAMES[1], HONEST, false, false);
     siege.says(other, Message::Have(vec![(0, 16)]));
-    assert_eq!(siege.swarm.counters().finished_peers, 2);
+    assert_eq!(siege.swarm.finished_peers(), 2);
+}
+
+#[test]
+fn who_left_with_less_and_comes_again_with_everything_has_finished() {
+    let mut siege = Siege::new(true);
+    for (has_all, finished) in [(true, 0), (false, 0), (true, 1), (false, 1), (true, 1)] {
+        let conn = siege.connect_as(NAMES[0], HONEST, false, has_all);
+        siege.feed(Input::Closed { conn });
+        assert_eq!(siege.swarm.finished_peers(), finished);
+    }
+    // Who came with everything, loses a piece and finds it again, has not.
+    let mut siege = Siege::new(false);
+    let conn = siege.connect_as(NAMES[0], HONEST, true, true);
+    siege.says(conn, Message::Unhave(vec![(0, 1)]));
+    siege.says(conn, Message::Have(vec![(0, 1)]));
+    assert_eq!((siege.swarm.finished_peers(), siege.stands(conn)), (0, true));
+}
+
+#[test]
+fn one_that_is_connected_twice_holds_one_copy() {
+    let mut siege = Siege::new(true);
+    for (n, addr) in [HONEST, "[2001:4860::8]:7171".parse().expect("it is one")].into_iter().enumerate() {
+        let conn = siege.connect_as(NAMES[0], addr, true, false);
+        siege.says(conn, Message::Have(vec![(0, 15)]));
+        assert_eq!(siege.open.len(), n + 1, "both stand");
+    }
+    assert_eq!(siege.swarm.copies(), 15.0 / 16.0);
 }
 
 #[test]

@@ -16,11 +16,15 @@ const PEER_BYTES: usize = 48;
 pub(crate) fn write(out: &mut Vec<u8>, answer: &Answer, asker: &Asker<'_>, trusted: &[Cidr]) -> usize {
     out.clear();
     out.reserve(HEAD_BYTES + PEER_BYTES * answer.peers.len());
-    for (name, n) in
-        [("{\"interval\":", answer.interval_s), (",\"seeds\":", answer.seeds), (",\"leechers\":", answer.leechers)]
-    {
+    let number = |out: &mut Vec<u8>, name: &str, n| {
         out.extend_from_slice(name.as_bytes());
         decimal(out, n);
+    };
+    number(out, "{\"interval\":", answer.interval_s);
+    number(out, ",\"seeds\":", answer.seeds);
+    number(out, ",\"leechers\":", answer.leechers);
+    if answer.completed > 0 {
+        number(out, ",\"completed\":", answer.completed);
     }
     out.extend_from_slice(b",\"peers\":[");
     let mut count = 0;
@@ -99,8 +103,8 @@ mod tests {
             };
             let peers: Vec<Chosen> = (0..5).map(|_| peer()).collect();
             let mut number = || (rng.next_u64() >> (32 + rng.below(32))) as u32;
-            let (interval_s, seeds, leechers) = (number(), number(), number());
-            let answer = Answer { interval_s, seeds, leechers, peers };
+            let (interval_s, seeds, leechers, completed) = (number(), number(), number(), number() % 3);
+            let answer = Answer { interval_s, seeds, leechers, completed, peers };
             let trusted: Vec<Cidr> = if rng.below(2) == 0 { vec!["8.0.0.0/8".parse().unwrap()] } else { Vec::new() };
             let handout = answer.handout(&asker, &trusted);
             let mut bytes = b"what was there".to_vec();

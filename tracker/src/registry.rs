@@ -91,6 +91,8 @@ pub struct Answer {
     pub seeds: u32,
     /// Leechers in the swarm.
     pub leechers: u32,
+    /// How often a peer completed.
+    pub completed: u32,
     /// Peers for the asker.
     pub peers: Vec<Chosen>,
 }
@@ -103,7 +105,8 @@ impl Answer {
         handout::each(&self.peers, asker, trusted, |peer, addrs| {
             peers.push(HandoutPeer { addrs: addrs.iter().map(ToString::to_string).collect(), seed: peer.seed });
         });
-        Handout { interval: self.interval_s, seeds: self.seeds, leechers: self.leechers, peers }
+        let Self { interval_s: interval, seeds, leechers, completed, .. } = *self;
+        Handout { interval, seeds, leechers, completed, peers }
     }
 }
 
@@ -264,19 +267,19 @@ impl Registry {
             }
         }
         let (seeds, leechers) = (swarm.seeds() as u32, (swarm.len() - swarm.seeds()) as u32);
-        Ok(Answer { interval_s, seeds, leechers, peers })
+        Ok(Answer { interval_s, seeds, leechers, completed: swarm.completed, peers })
     }
 
     /// Only who has both the address and the id of a record can end it.
     fn stop(&self, shard: &mut Shard, announce: &Announce, key: Key, now_s: u32, rng: &mut Rng) -> Answer {
-        let (mut seeds, mut leechers, mut age_s) = (0, 0, 0);
+        let (mut seeds, mut leechers, mut completed, mut age_s) = (0, 0, 0, 0);
         if let Some(at) = shard.index.get(&announce.swarm).copied() {
             let swarm = &mut shard.swarms[at as usize].1;
             if let Some(peer) = swarm.find(&self.hasher, &key).filter(|p| swarm.peers()[*p].id() == announce.peer) {
                 swarm.remove(&self.hasher, peer);
                 self.peers.fetch_sub(1, Ordering::Relaxed);
             }
-            (seeds, leechers) = (swarm.seeds(), swarm.len() - swarm.seeds());
+            (seeds, leechers, completed) = (swarm.seeds(), swarm.len() - swarm.seeds(), swarm.completed);
             age_s = now_s.saturating_sub(swarm.born_s);
             if swarm.is_empty() && swarm.completed == 0 {
                 shard.remove(at as usize);
@@ -285,7 +288,7 @@ impl Registry {
         }
         let everybody = self.peers.load(Ordering::Relaxed);
         let interval_s = interval_s(self.config.interval_s, age_s, (seeds, leechers), everybody, rng);
-        Answer { interval_s, seeds: seeds as u32, leechers: leechers as u32, peers: Vec::new() }
+        Answer { interval_s, seeds: seeds as u32, leechers: leechers as u32, completed, peers: Vec::new() }
     }
 
     /// At a cap: removes a swarm and says how many peers went with it. One with at most one peer that isn't real, else

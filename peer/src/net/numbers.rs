@@ -75,7 +75,7 @@ impl Numbers {
             rate_up,
             incoming: self.incoming,
             sources: self.sources.len() as u32,
-            finished_peers: counters.finished_peers,
+            finished_peers: swarm.finished_peers(),
             disk_bound: self.disk_bound,
             trackers: self.trackers.clone(),
             pieces_missing: swarm.have().len() - swarm.have().count(),

@@ -1,7 +1,8 @@
 //! When to announce to which tracker, and what for.
 //!
 //! Every tracker is told of the start, the end of fetching, and in between at the interval that it asked for. One that
-//! fails is tried again after one second, then twice as long each time, up to a minute.
+//! fails is tried again after one second, then twice as long each time, up to a minute, and hears of us as of a newcomer. The
+//! end of fetching is told until it was heard: what was on its way when the last piece came, or failed, doesn't count.
 
 use super::prng::Prng;
 use super::{Time, TrackerId};
@@ -18,7 +19,8 @@ struct Tracker {
     failures: u32,
     started: bool,
     completed: bool,
-    waiting: bool,
+    /// What was told and isn't answered.
+    waiting: Option<Event>,
 }
 
 /// The state of all trackers of one swarm.
@@ -33,7 +35,7 @@ impl Announcer {
     /// All trackers are due at once.
     #[must_use]
     pub fn new(now: Time, trackers: usize, complete: bool) -> Self {
-        let fresh = Tracker { next: now, failures: 0, started: false, completed: false, waiting: false };
+        let fresh = Tracker { next: now, failures: 0, started: false, completed: false, waiting: None };
         Self { trackers: vec![fresh; trackers], complete, was_complete: complete }
     }
 
@@ -41,7 +43,7 @@ impl Announcer {
     pub fn completed(&mut self, now: Time) {
         self.complete = true;
         for tracker in &mut self.trackers {
-            if tracker.failures == 0 && !tracker.waiting {
+            if tracker.failures == 0 && tracker.waiting.is_none() {
                 tracker.next = now;
             }
         }
@@ -54,14 +56,14 @@ impl Announcer {
             if tracker.next > now {
                 continue;
             }
-            let event = if !tracker.started {
-                Event::Started
-            } else if self.complete && !self.was_complete && !tracker.completed {
+            let event = if self.complete && !self.was_complete && !tracker.completed {
                 Event::Completed
+            } else if !tracker.started {
+                Event::Started
             } else {
                 Event::Progress
             };
-            tracker.waiting = true;
+            tracker.waiting = Some(event);
             tracker.next = now + LOST_AFTER;
             out.push((id, event));
         }
@@ -72,12 +74,8 @@ impl Announcer {
     pub fn answered(&mut self, now: Time, id: TrackerId, interval_s: u32, rng: &mut Prng) {
         let (complete, was_complete) = (self.complete, self.was_complete);
         let Some(tracker) = self.trackers.get_mut(id) else { return };
-        // The first answer belongs to the start; any after the completion told of it.
-        if tracker.started && complete {
-            tracker.completed = true;
-        }
+        tracker.completed |= tracker.waiting.take() == Some(Event::Completed);
         tracker.started = true;
-        tracker.waiting = false;
         tracker.failures = 0;
         let untold = complete && !was_complete && !tracker.completed;
         tracker.next =
@@ -87,7 +85,7 @@ impl Announcer {
     /// A tracker could not be reached, or refused.
     pub fn failed(&mut self, now: Time, id: TrackerId, retry_after_s: Option<u32>, rng: &mut Prng) {
         let Some(tracker) = self.trackers.get_mut(id) else { return };
-        tracker.waiting = false;
+        tracker.waiting = None;
         tracker.failures = (tracker.failures + 1).min(30);
         // A tracker that forgot us must hear of us as of a newcomer.
         tracker.started = false;
@@ -136,6 +134,24 @@ mod tests {
         a.completed(s(0));
         a.answered(s(1), 0, 10, &mut rng);
         assert_eq!(a.due(s(1)), [(0, Event::Completed)]);
+    }
+
+    #[test]
+    fn completion_is_told_until_it_was_heard() {
+        let mut rng = Prng::new(1);
+        let mut a = Announcer::new(s(0), 1, false);
+        a.due(s(0));
+        a.answered(s(1), 0, 10, &mut rng);
+        assert_eq!(a.due(s(12)), [(0, Event::Progress)]);
+        a.completed(s(12));
+        a.answered(s(13), 0, 10, &mut rng);
+        assert_eq!(a.due(s(13)), [(0, Event::Completed)], "the answer was to what went before");
+        a.failed(s(14), 0, None, &mut rng);
+        assert_eq!(a.due(s(20)), [(0, Event::Completed)]);
+        a.answered(s(20), 0, 10, &mut rng);
+        a.due(s(31));
+        a.failed(s(32), 0, None, &mut rng);
+        assert_eq!(a.due(s(40)), [(0, Event::Started)], "told once, it is a seed like any other");
     }
 
     #[test]

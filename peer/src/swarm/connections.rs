@@ -269,7 +269,7 @@ impl Swarm {
             // Once somebody has everything, all of it is out, even if that one and its neighbours leave: who finished a
             // fetch mostly serves on, though not to a seed. So it is while somebody is here who had everything at once.
             let seeds = || self.sessions.values().any(Session::is_seed);
-            let all_out = self.counters.finished_peers > 0 || seeds();
+            let all_out = self.finished.any_met() || seeds();
             let have = &self.have;
             // Who has only begun to say what it has was never counted.
             let told = if session.told { &session.have } else { &Bitfield::none(0) };
@@ -316,6 +316,7 @@ impl Swarm {
     pub(super) fn announced(&mut self, now: Time, tracker: TrackerId, reached: IpAddr, handout: &Handout) {
         self.announcer.answered(now, tracker, handout.interval, &mut self.rng);
         self.spare.counted(handout.seeds);
+        self.finished.told(tracker, handout.completed);
         let trust = Trust { source: reach(reached), allow_private: self.config.allow_private };
         for peer in &handout.peers {
             for addr in peer.resolve(reached) {

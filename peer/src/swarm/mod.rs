@@ -80,6 +80,7 @@ mod connections;
 pub mod cvs;
 pub mod delay;
 mod fetching;
+mod finished;
 mod footprint;
 pub mod intake;
 mod invariants;

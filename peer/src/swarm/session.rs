@@ -49,8 +49,6 @@ pub struct Session {
     pub closing: bool,
     /// How often it had everything and lost some of it.
     pub falls: u32,
-    /// It was counted as finished.
-    pub counted_finished: bool,
     /// The remote socket address.
     pub remote: SocketAddr,
     /// Where it can be dialled, if it said so.
@@ -92,6 +90,8 @@ pub struct Session {
     pub wants_any: u32,
     /// Blocks handed to its writer, and their bytes.
     pub writing: (u32, u64),
+    /// It had everything when it first told; if it loses a piece and finds it again, it didn't finish.
+    pub came_complete: bool,
     /// Last time its writer took or finished a block, or since when it waits for a turn.
     pub turn_moved: Time,
     /// The piece that its turn is spent on.
@@ -180,9 +180,9 @@ impl Session {
             delivered: 0,
             moved: (0, now),
             falls: 0,
-            counted_finished: false,
             refused_here: false,
             unwelcome: false,
+            came_complete: false,
             closing: false,
             cancelled: VecDeque::new(),
             unasked: 0,

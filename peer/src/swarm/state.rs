@@ -5,6 +5,7 @@ use super::announcer::Announcer;
 use super::blame::{Blame, Suspect};
 use super::cvs::CvBook;
 use super::fetching::{BUSY_FOR, HOLD};
+use super::finished::Finished;
 use super::intake::Intake;
 use super::pex::Pex;
 use super::picker::Picker;
@@ -64,8 +65,6 @@ pub struct Counters {
     pub waste: Waste,
     /// Pieces that failed verification.
     pub bad_pieces: u64,
-    /// Peers seen to become complete.
-    pub finished_peers: u32,
     /// Blocks of named requests and assigned pieces that were sent.
     pub blocks_sent: u64,
 }
@@ -105,8 +104,7 @@ pub struct Swarm {
     /// Who sent blocks of pieces under way and is no longer connected.
     pub(super) departed: BTreeMap<ConnId, Suspect>,
     pub(super) turns: Turns,
-    /// Who became complete while we were connected.
-    pub(super) finished: BTreeSet<PeerId>,
+    pub(super) finished: Finished,
     pub(super) fresh_haves: BTreeSet<u32>,
     pub(super) haves_due: Time,
     pub(super) tick_due: Time,
@@ -150,7 +148,7 @@ impl Swarm {
             blame: Blame::default(),
             departed: BTreeMap::new(),
             turns: Turns::new(geometry.piece_size()),
-            finished: BTreeSet::new(),
+            finished: Finished::default(),
             fresh_haves: BTreeSet::new(),
             haves_due: Time::NEVER,
             tick_due: now,
@@ -267,16 +265,31 @@ impl Swarm {
         self.have.zeros().filter(|p| self.picker.availability(*p) == 0).count() as u32
     }
 
-    /// Whole copies that others hold: those who finished, and the rarest piece among the leechers.
+    /// Peers that became complete since we are here.
+    #[must_use]
+    pub fn finished_peers(&self) -> u32 {
+        self.finished.count()
+    }
+
+    /// Whole copies that others hold: those who finished, and the rarest piece among the leechers, each of them once on
+    /// however many connections it is.
     #[must_use]
     pub fn copies(&self) -> f64 {
         let pieces = self.have.len();
+        let finished = f64::from(self.finished_peers());
         if pieces == 0 || self.peers().all(Session::is_seed) {
-            return self.counters.finished_peers.into();
+            return finished;
         }
-        let least = (0..pieces).map(|p| self.picker.leechers_with(p)).min().unwrap_or(0);
-        let above = (0..pieces).filter(|p| self.picker.leechers_with(*p) > least).count();
-        f64::from(self.counters.finished_peers) + f64::from(least) + above as f64 / f64::from(pieces)
+        let mut names = BTreeSet::new();
+        let again: Vec<&Session> =
+            self.peers().filter(|s| s.told && !s.is_seed() && !names.insert(s.hello.peer)).collect();
+        let holders = |piece| {
+            let twice = again.iter().filter(|s| s.have.has(piece)).count() as u32;
+            self.picker.leechers_with(piece).saturating_sub(twice)
+        };
+        let least = (0..pieces).map(holders).min().unwrap_or(0);
+        let above = (0..pieces).filter(|p| holders(*p) > least).count();
+        finished + f64::from(least) + above as f64 / f64::from(pieces)
     }
 
     /// Addresses worth keeping for the next run.

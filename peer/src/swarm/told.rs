@@ -14,8 +14,6 @@ use std::time::Duration;
 /// had a twentieth of what crossed filled with haves.
 const FAR_HAVE_DELAY: Duration = Duration::from_millis(250);
 
-/// More peers that finished aren't told apart, nor counted.
-const FINISHED_MAX: usize = 100_000;
 /// So often a peer that has everything may lose pieces, on one connection.
 const FALLS_MAX: u32 = 8;
 
@@ -52,8 +50,9 @@ impl Swarm {
         self.turns.note(conn, session);
         let (complete, has): (bool, Vec<u32>) = (session.have.is_complete(), session.have.ones().collect());
         let dialable = session.dialable;
+        self.finished.joined(session.hello.peer, complete);
         if complete {
-            session.counted_finished = true;
+            session.came_complete = true;
             self.picker.count_seed(true);
             if let Some(addr) = dialable {
                 self.book.note_seed(addr);
@@ -115,12 +114,8 @@ impl Swarm {
         }
         self.turns.note_count(conn, session.have.count());
         if session.have.is_complete() {
-            if !session.counted_finished {
-                session.counted_finished = true;
-                // Once by name, on however many connections and after however many restarts.
-                if self.finished.len() < FINISHED_MAX && self.finished.insert(session.hello.peer) {
-                    self.counters.finished_peers += 1;
-                }
+            if !session.came_complete {
+                self.finished.completed(session.hello.peer);
             }
             became_seed = Some(session.dialable);
         }
