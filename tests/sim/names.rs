@@ -2,8 +2,10 @@
 
 use crate::siege::{HONEST, Siege, evil};
 use shoal_peer::swarm::Input;
+use shoal_protocol::announce::{Handout, HandoutPeer};
 use shoal_protocol::message::{Block, GoodbyeReason};
 use shoal_protocol::{Message, PeerId};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 /// Above and below the name of the one that is besieged.
@@ -46,7 +48,7 @@ fn two_addresses_that_the_user_named_are_one_peer() {
     for trusted in [true, false] {
         let mut siege = Siege::new(false);
         if trusted {
-            siege.feed(Input::Peers(addresses.to_vec()));
+            siege.feed(Input::Peers { named: addresses.to_vec(), kept: Vec::new() });
         }
         let [first, second] = addresses.map(|addr| siege.connect_as(NAMES[0], addr, true, true));
         // Whom others named may have taken the name.
@@ -107,13 +109,81 @@ fn who_changed_its_address_takes_its_own_place_in_a_private_network() {
 }
 
 #[test]
-fn who_comes_again_from_where_it_was_takes_its_own_place_at_once() {
+fn who_comes_again_from_where_it_was_takes_its_own_place_once_that_is_silent() {
     for name in NAMES {
         let mut siege = Siege::new(true);
         let first = siege.connect_as(name, evil(1), false, false);
         let again = siege.connect_as(name, evil(1), false, false);
-        assert!(siege.stands(again) && !siege.stands(first), "{name:?}");
+        for second in 0..12 {
+            // It may have ended the first one, and then that says nothing any more; or it is about to end the second.
+            assert!(siege.stands(again) && (siege.stands(first) || second > 9), "{name:?}, {second} s");
+            siege.says(again, Message::KeepAlive);
+            siege.wait(1);
+        }
         assert_eq!(siege.refused, [(first, GoodbyeReason::Duplicate)]);
+        siege.wait(11);
+        let third = siege.connect_as(name, evil(1), false, false);
+        assert!(siege.stands(third) && !siege.stands(again), "{name:?}: it was silent already");
+    }
+}
+
+#[test]
+fn two_connections_of_two_peers_never_end_both_whatever_either_sees_of_them() {
+    /// Which of two connections end at one side: it meets `order` one after the other, dialled some of them itself, and may see
+    /// two addresses.
+    fn ends(other: PeerId, order: [usize; 2], dialled: [bool; 2], two_addresses: bool) -> Vec<usize> {
+        let mut siege = Siege::new(false);
+        let conns = order.map(|which| {
+            let host = if two_addresses { which as u8 + 1 } else { 1 };
+            siege.connect_as(other, SocketAddr::from(([10, 0, 0, host], 7171)), dialled[which], false)
+        });
+        let ended = |which: &usize| !siege.stands(conns[order.iter().position(|w| w == which).unwrap_or(0)]);
+        (0..2).filter(ended).collect()
+    }
+    let mut cases = 0;
+    for bits in 0..32_u32 {
+        let [smaller, a_sees_two, b_sees_two, a_turned, b_turned] = [0, 1, 2, 3, 4].map(|bit| bits >> bit & 1 == 1);
+        let order = |turned: bool| if turned { [1, 0] } else { [0, 1] };
+        for dialled in [[true, true], [false, false], [true, false]] {
+            if dialled[0] == dialled[1] && a_turned != b_turned {
+                // Who dials both begins with the one that the other meets first.
+                continue;
+            }
+            let at_a = ends(NAMES[usize::from(smaller)], order(a_turned), dialled, a_sees_two);
+            let at_b = ends(NAMES[usize::from(!smaller)], order(b_turned), dialled.map(|ours| !ours), b_sees_two);
+            let ended: BTreeSet<usize> = at_a.into_iter().chain(at_b).collect();
+            let case = (dialled, smaller, a_sees_two, b_sees_two, a_turned, b_turned);
+            assert!(ended.len() < 2, "both end: {case:?}");
+            assert!(ended.len() == 1 || (a_sees_two && b_sees_two), "both stand: {case:?}");
+            cases += 1;
+        }
+    }
+    assert_eq!(cases, 64);
+}
+
+#[test]
+fn who_lost_both_connections_of_a_peer_is_alone() {
+    for name in NAMES {
+        let mut siege = Siege::new(false);
+        let conns = [true, false].map(|dialled| siege.connect_as(name, evil(1), dialled, false));
+        assert_eq!(siege.open.len(), 1, "each dialled one");
+        for conn in conns.into_iter().filter(|conn| siege.stands(*conn)).collect::<Vec<_>>() {
+            siege.open.remove(&conn);
+            siege.feed(Input::Closed { conn });
+        }
+        let stranger = evil(9);
+        let peers = vec![HandoutPeer { addrs: vec![stranger.to_string()], seed: true }];
+        let handout = Handout { interval: 30, seeds: 1, leechers: 1, completed: 0, peers };
+        siege.feed(Input::Announced { tracker: 0, reached: HONEST.ip(), handout });
+        let mut dials = 0;
+        for _ in 0..35 {
+            siege.wait(1);
+            for addr in std::mem::take(&mut siege.dialled) {
+                dials += u32::from(addr == stranger);
+                siege.feed(Input::DialFailed { addr, forget: false });
+            }
+        }
+        assert!(dials >= 2, "a stranger that doesn't answer is dialled again soon only by who is alone: {dials}");
     }
 }
 

@@ -99,7 +99,13 @@ mod tests {
                 let candidates = (0..rng.below(4)).map(|_| (ips[rng.below(ips.len())], rng.next_u64() as u16));
                 let candidates = candidates.map(|(ip, port)| SocketAddr::new(ip.parse().unwrap(), port)).collect();
                 let ip = ips[rng.below(ips.len())].parse().unwrap();
-                Chosen { ip, port: rng.next_u64() as u16, seed: rng.below(2) == 0, candidates, behind: rng.below(2) == 0 }
+                Chosen {
+                    ip,
+                    port: rng.next_u64() as u16,
+                    seed: rng.below(2) == 0,
+                    candidates,
+                    behind: rng.below(2) == 0,
+                }
             };
             let peers: Vec<Chosen> = (0..5).map(|_| peer()).collect();
             let mut number = || (rng.next_u64() >> (32 + rng.below(32))) as u32;

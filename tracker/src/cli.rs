@@ -4,6 +4,7 @@
 //! 6 local I/O such as a port that is taken, 8 refused; 130 and 143 after a second signal.
 
 use crate::config::{Settings, parse_ids};
+use crate::descriptors;
 use crate::disk::DiskStore;
 use crate::output::Output;
 use crate::server::{bind, help, run};
@@ -331,14 +332,11 @@ fn helpers(
     (1..cores).map(start).collect()
 }
 
-/// Connections for which there are descriptors, once as many are asked for as may be had.
+/// Connections for which there are descriptors.
 fn connections_that_fit() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     /// Listeners, the runtime, manifests that are read and written.
     const OTHERS: u64 = 128;
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let fit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let fit = descriptors::take_all();
     usize::try_from(fit.saturating_sub(OTHERS).max(fit / 2)).unwrap_or(usize::MAX)
 }
 

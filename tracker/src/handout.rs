@@ -182,7 +182,13 @@ impl Picker<'_> {
         let copy = |at: &u32| {
             let at = *at as usize;
             let peer = &self.swarm.peers()[at];
-            Chosen { ip: peer.ip(), port: peer.port(), seed: at < seeds, candidates: peer.candidates().into(), behind: peer.is_behind() }
+            Chosen {
+                ip: peer.ip(),
+                port: peer.port(),
+                seed: at < seeds,
+                candidates: peer.candidates().into(),
+                behind: peer.is_behind(),
+            }
         };
         self.taken.iter().map(copy).collect()
     }

@@ -13,6 +13,7 @@ pub mod cidr;
 pub mod cli;
 mod client;
 pub mod config;
+pub mod descriptors;
 pub mod disk;
 mod doors;
 mod front;

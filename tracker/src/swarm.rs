@@ -200,7 +200,10 @@ impl Peer {
     /// Whether this is the one of that key.
     #[must_use]
     pub fn is_at(&self, key: &Key) -> bool {
-        self.port == key.port && self.host == key.host && self.ip == key.ip && (self.port != 0 || key.id == Some(self.id))
+        self.port == key.port
+            && self.host == key.host
+            && self.ip == key.ip
+            && (self.port != 0 || key.id == Some(self.id))
     }
 
     /// Whether it is one of perhaps many hosts behind its address.
@@ -355,7 +358,16 @@ impl Swarm {
                     // Most hostile swarms have one peer.
                     self.peers.reserve_exact(self.len() / GROWTH + 1);
                 }
-                self.peers.push(Peer { ip: key.ip, id, expires_s, next: 0, prev: 0, extra, port: key.port, host: key.host });
+                self.peers.push(Peer {
+                    ip: key.ip,
+                    id,
+                    expires_s,
+                    next: 0,
+                    prev: 0,
+                    extra,
+                    port: key.port,
+                    host: key.host,
+                });
                 let at = self.len() - 1;
                 if let Some(lookup) = &mut self.lookup {
                     lookup.enter(hasher, &mut self.peers, at);
@@ -489,7 +501,8 @@ mod tests {
                 let zone = ["", "a/b", "a/c"][rng.below(3)];
                 let known = swarm.put(&hasher, record(&ip, port, host, seed, zone), 1000, 64).unwrap();
                 assert_eq!(known, model.insert((host, port), seed));
-            } else if let Some(at) = swarm.find(&hasher, &Key::new(ip.parse().unwrap(), port, PeerId([host; 16]), &[])) {
+            } else if let Some(at) = swarm.find(&hasher, &Key::new(ip.parse().unwrap(), port, PeerId([host; 16]), &[]))
+            {
                 swarm.remove(&hasher, at);
                 assert!(model.remove(&(host, port)).is_some());
             }

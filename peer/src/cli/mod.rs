@@ -84,6 +84,7 @@ fn run(json: bool) -> u8 {
     }
     let output = Output::new(&args.global);
     start_log(&args, &output);
+    let _ = shoal_tracker::descriptors::take_all();
     // The other half of the cores is for the threads that hash and write, and for the other end where that is on this
     // machine: with as many workers as cores each arrival woke a second one, and on two cores a fetch of 2 GiB took 0.88
     // instead of 0.81 times as long as the floor (`limits pair`).

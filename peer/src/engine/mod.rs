@@ -179,7 +179,8 @@ impl Engine {
             source: content.source,
             download: None,
             trackers: content.trackers,
-            peers: Vec::new(),
+            named: Vec::new(),
+            kept: Vec::new(),
             cvs: content.cvs,
         };
         self.add(content.manifest, start)
@@ -190,16 +191,15 @@ impl Engine {
     pub fn fetch(&self, content: Fetching) -> Handle {
         let (cvs, known) = content.download.cvs();
         let known = cvs.iter().zip(0..).map(|(cv, n)| known.has(n).then_some(*cv)).collect();
-        let mut peers = content.peers;
-        peers.extend(content.download.known_peers());
         let start = Start {
             have: content.download.have(),
+            named: content.peers,
+            kept: content.download.known_peers(),
             known,
             origin: false,
             source: Arc::clone(&content.download) as Arc<dyn Source>,
             download: Some(content.download),
             trackers: content.trackers,
-            peers,
             cvs: Vec::new(),
         };
         self.add(content.manifest, start)
@@ -265,7 +265,8 @@ impl Engine {
                 },
                 place,
                 trackers,
-                peers: start.peers,
+                named: start.named,
+                kept: start.kept,
                 stats,
                 notices,
                 finished,
@@ -305,7 +306,8 @@ struct Start {
     source: Arc<dyn Source>,
     download: Option<Arc<Download>>,
     trackers: Vec<TrackerUrl>,
-    peers: Vec<SocketAddr>,
+    named: Vec<SocketAddr>,
+    kept: Vec<SocketAddr>,
     cvs: Vec<Hash>,
 }
 

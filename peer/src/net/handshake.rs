@@ -40,6 +40,27 @@ pub enum HandshakeError {
     Timeout,
 }
 
+impl HandshakeError {
+    /// Whether it says nothing of the other side: there was no descriptor, no memory, or no network.
+    #[must_use]
+    pub fn is_of_this_machine(&self) -> bool {
+        use rustix::io::Errno;
+        let Self::Io(error) = self else { return false };
+        matches!(
+            Errno::from_io_error(error),
+            Some(
+                Errno::MFILE
+                    | Errno::NFILE
+                    | Errno::NOBUFS
+                    | Errno::NOMEM
+                    | Errno::NETDOWN
+                    | Errno::NETUNREACH
+                    | Errno::ADDRNOTAVAIL
+            )
+        )
+    }
+}
+
 /// A stream with the bytes that came behind what was already taken.
 #[derive(Debug)]
 pub struct Opened {

@@ -41,7 +41,9 @@ pub struct Work {
     pub place: Option<Arc<Place>>,
     pub shared: Shared,
     pub trackers: Vec<TrackerAt>,
-    pub peers: Vec<SocketAddr>,
+    /// Peers that the user named, and those that the journal remembers.
+    pub named: Vec<SocketAddr>,
+    pub kept: Vec<SocketAddr>,
     pub stats: watch::Sender<Stats>,
     pub notices: mpsc::Sender<Notice>,
     pub finished: watch::Sender<Option<Result<PathBuf, Failure>>>,
@@ -83,8 +85,8 @@ impl SwarmIo {
     }
 
     pub(super) fn begin(&mut self) {
-        let peers = std::mem::take(&mut self.job.peers);
-        self.input(Input::Peers(peers));
+        let (named, kept) = (std::mem::take(&mut self.job.named), std::mem::take(&mut self.job.kept));
+        self.input(Input::Peers { named, kept });
         if self.swarm.have().is_complete() {
             self.completed();
         }
@@ -112,6 +114,7 @@ impl SwarmIo {
                 tracing::debug!(%addr, %error, "no connection");
                 self.input(match error {
                     HandshakeError::Refused(_) => Input::DialRefused { addr },
+                    error if error.is_of_this_machine() => Input::NotDialled { addr },
                     error => Input::DialFailed { addr, forget: matches!(error, HandshakeError::Wire(_)) },
                 });
             }

@@ -33,6 +33,8 @@ pub(super) const BAD_FOR: Duration = Duration::from_secs(60);
 /// stay would keep a fetch from its sources, and a seed from its fetchers, for ever.
 const STRANGER_AFTER: Duration = Duration::from_secs(10);
 const IDLE_AFTER: Duration = Duration::from_secs(60);
+/// A peer that said nothing for so long may have lost a connection that still stands here.
+const SILENT_AFTER: Duration = Duration::from_secs(10);
 /// Places that only those get whom a fetch dials itself: it chose them, the others chose it.
 const KEPT_FOR_OURS: usize = 2;
 /// Peers that left blocks behind and are remembered for the case that those are bad.
@@ -49,6 +51,14 @@ fn may_be_one(a: IpAddr, b: IpAddr) -> bool {
     customer(a) == customer(b) || [a, b].iter().all(|ip| reach(*ip) != Reach::Global)
 }
 
+/// What a newcomer means for older connections of the same peer.
+struct Twins {
+    /// One of them stays, and the newcomer goes.
+    stays: Option<ConnId>,
+    /// These end for it.
+    goes: Vec<ConnId>,
+}
+
 impl Swarm {
     pub(super) fn connected(&mut self, now: Time, connected: Connected) {
         let Connected { conn, local, remote, dialled, hello, rtt_us } = connected;
@@ -59,8 +69,14 @@ impl Swarm {
         } else if self.blame.is_barred(now, (hello.peer, customer(remote.ip()))) {
             Some((GoodbyeReason::Barred, None))
         } else {
-            match self.resolve_duplicate(now, &hello, remote.ip(), dialled) {
+            let twins = self.twins(now, &hello, remote.ip(), dialled);
+            match twins.stays {
                 Some(other) => Some((GoodbyeReason::Duplicate, Some(other))),
+                // It takes the place of what ends for it.
+                None if !twins.goes.is_empty() => {
+                    twins.goes.into_iter().for_each(|conn| self.close(conn, GoodbyeReason::Duplicate));
+                    None
+                }
                 None if dialled.is_none() && self.is_crowded(remote.ip()) => Some((GoodbyeReason::TooManyPeers, None)),
                 None if self.open_sessions() >= most - ours
                     && !self.make_room(now, dialled.is_none().then_some(remote.ip())) =>
@@ -87,9 +103,7 @@ impl Swarm {
             self.close(conn, reason);
             return;
         }
-        if let Some(addr) = session.dialable {
-            self.book.connected(now, addr, conn);
-        }
+        self.book.connected(now, session.dialable, conn, dialled.is_some());
         if let Some(record) = self.blame.record(Suspect::of(&session).culprit()) {
             session.probation = true;
             session.proven = record.proven;
@@ -113,39 +127,61 @@ impl Swarm {
         self.turns.standing()
     }
 
-    /// Two connections between the same two peers: both sides keep the one that the smaller name dialled. Gives the
-    /// older one if that stays.
+    /// What becomes of other connections of the peer that a newcomer says it is. Both sides come to the same, though each
+    /// sees other addresses, and either would rather keep two than lose both:
+    ///
+    /// - Of two that each side dialled one, both keep the one that the smaller name dialled.
+    /// - Of two that one side dialled, that side decides, as only it knows whether the older one is still of use: it keeps the
+    ///   older one if that leads to another address and does something, and else the newer. The other side waits, but for who
+    ///   was silent for long ([`Swarm::part_from_silent_twins`]).
     ///
     /// Whether they are the same two is what they say. Another address on the internet makes another peer. In a private
     /// network hosts have many, but from another one nobody takes the place of a connection that does something: so a name,
-    /// which every neighbour knows, is no means to cut others off.
-    fn resolve_duplicate(
-        &mut self,
-        now: Time,
-        hello: &Hello,
-        remote: IpAddr,
-        we_dialled: Option<SocketAddr>,
-    ) -> Option<ConnId> {
+    /// which every neighbour knows, is no means to cut others off. A newcomer may always be sent away, as that harms nobody.
+    fn twins(&mut self, now: Time, hello: &Hello, remote: IpAddr, we_dialled: Option<SocketAddr>) -> Twins {
         // Both addresses were named by the user, most likely as those of one name.
         let chosen = we_dialled.is_some_and(|addr| self.book.is_trusted(addr));
         let ours = |s: &Session| chosen && !s.incoming && s.dialable.is_some_and(|addr| self.book.is_trusted(addr));
-        let twin =
+        let is_twin =
             |s: &Session| s.hello.peer == hello.peer && !s.closing && (may_be_one(s.remote.ip(), remote) || ours(s));
-        let other = self.sessions.iter().find(|(_, s)| twin(s)).map(|(conn, _)| *conn)?;
-        let session = self.sessions.get_mut(&other)?;
-        session.note_moved(now);
-        let elsewhere = customer(session.remote.ip()) != customer(remote);
-        if elsewhere && now.since(session.moved.1) < STRANGER_AFTER {
-            return Some(other);
+        let older: Vec<ConnId> = self.sessions.iter().filter(|(_, s)| is_twin(s)).map(|(conn, _)| *conn).collect();
+        let mut twins = Twins { stays: None, goes: Vec::new() };
+        for conn in older {
+            let Some(session) = self.sessions.get_mut(&conn) else { continue };
+            session.note_moved(now);
+            let elsewhere = customer(session.remote.ip()) != customer(remote);
+            let is_dead = now.since(session.heard) >= SILENT_AFTER;
+            let is_shielded = elsewhere && !is_dead && now.since(session.moved.1) < STRANGER_AFTER;
+            let newer_wins = match (session.incoming, we_dialled.is_some()) {
+                _ if is_dead => true,
+                // They dialled both, and know better.
+                (true, false) => continue,
+                (false, true) => !is_shielded,
+                (_, newer_is_ours) => newer_is_ours == (self.config.peer < hello.peer),
+            };
+            match newer_wins {
+                false => twins.stays = Some(conn),
+                true if is_shielded => {}
+                true => twins.goes.push(conn),
+            }
         }
-        let (keep_ours, we_dialled) = (self.config.peer < hello.peer, we_dialled.is_some());
-        // Both dialled by the same side: the newer one wins, as the older may be dead without our knowing.
-        if session.incoming != we_dialled || we_dialled == keep_ours {
-            self.close(other, GoodbyeReason::Duplicate);
-            None
-        } else {
-            Some(other)
+        twins
+    }
+
+    /// Of several connections that one peer dialled those end that were silent while another wasn't: it lost them without our
+    /// knowing.
+    pub(super) fn part_from_silent_twins(&mut self, now: Time) {
+        let silent = |s: &Session| s.incoming && !s.closing && now.since(s.heard) >= SILENT_AFTER;
+        let mut names = BTreeMap::new();
+        for (conn, s) in self.sessions.iter().filter(|(_, s)| silent(s)) {
+            names.entry(s.hello.peer).or_insert_with(Vec::new).push((*conn, s.remote.ip()));
         }
+        let mut dead = Vec::new();
+        for (_, s) in self.sessions.iter().filter(|(_, s)| s.incoming && !s.closing && !silent(s)) {
+            let twins = names.get(&s.hello.peer).into_iter().flatten();
+            dead.extend(twins.filter(|(_, ip)| may_be_one(*ip, s.remote.ip())).map(|(conn, _)| *conn));
+        }
+        dead.into_iter().for_each(|conn| self.close(conn, GoodbyeReason::Duplicate));
     }
 
     /// Makes room for a newcomer by ending a connection that is of no use to either side, or for who dialled us one of a
@@ -281,16 +317,16 @@ impl Swarm {
         let again = self.sessions.iter().find(|(_, s)| {
             s.hello.peer == session.hello.peer && !s.closing && may_be_one(s.remote.ip(), session.remote.ip())
         });
-        match (again.map(|(c, _)| *c), session.dialable) {
-            (Some(other), Some(addr)) => self.book.same_as(addr, other),
-            (None, Some(addr)) if session.unwelcome && !session.refused_here => {
-                self.book.closed(now, conn, REDIAL);
-                self.book.refused(now, addr, false, &mut self.rng);
-            }
-            _ => {
-                let wait = REDIAL.mul_f64(self.rng.jitter(0.5));
-                self.book.closed(now, conn, wait);
-            }
+        let again = again.map(|(conn, _)| *conn);
+        let is_unwelcome = again.is_none() && session.unwelcome && !session.refused_here;
+        let wait = if is_unwelcome || again.is_some() { REDIAL } else { REDIAL.mul_f64(self.rng.jitter(0.5)) };
+        // All addresses that led to it, those included at which we met it once more.
+        let mut addrs = self.book.closed(now, conn, wait);
+        addrs.extend(session.dialable.filter(|addr| !addrs.contains(addr)));
+        if let Some(other) = again {
+            addrs.iter().for_each(|addr| self.book.same_as(*addr, other));
+        } else if let Some(addr) = session.dialable.filter(|_| is_unwelcome) {
+            self.book.refused(now, addr, false, &mut self.rng);
         }
         if self.pieces.is_sender(conn) {
             self.departed.insert(conn, Suspect::of(&session));

@@ -89,7 +89,9 @@ mod tests {
     #[test]
     fn trackers_know_of_those_whom_we_never_met_and_only_what_came_since_counts() {
         let mut finished = Finished::default();
-        for (tracker, completed, expected) in [(0, 40, 0), (0, 43, 3), (1, 0, 3), (1, 5, 5), (0, 2, 5), (0, 3, 6), (1, 5, 6)] {
+        for (tracker, completed, expected) in
+            [(0, 40, 0), (0, 43, 3), (1, 0, 3), (1, 5, 5), (0, 2, 5), (0, 3, 6), (1, 5, 6)]
+        {
             finished.told(tracker, completed);
             assert_eq!(finished.count(), expected);
         }

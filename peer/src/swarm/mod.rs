@@ -180,6 +180,11 @@ pub enum Input {
         /// Trying again makes no sense: it is ourselves, or speaks another protocol.
         forget: bool,
     },
+    /// Nobody was dialled: this machine has no descriptor left, or no network.
+    NotDialled {
+        /// Who should have been.
+        addr: SocketAddr,
+    },
     /// Dialling led to a peer that has no room for us now.
     DialRefused {
         /// What was dialled.
@@ -270,8 +275,13 @@ pub enum Input {
         /// Seconds to wait, if it said so.
         retry_after_s: Option<u32>,
     },
-    /// Addresses that the user named or the journal remembered: trusted.
-    Peers(Vec<SocketAddr>),
+    /// Addresses that are trusted.
+    Peers {
+        /// The user named them.
+        named: Vec<SocketAddr>,
+        /// The journal remembered them.
+        kept: Vec<SocketAddr>,
+    },
     /// The time named by `next_timeout` has come.
     Timeout,
 }

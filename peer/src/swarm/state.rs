@@ -1,6 +1,6 @@
 //! The swarm's state, and the routing of what happens to the mechanism that it concerns.
 
-use super::addresses::AddressBook;
+use super::addresses::{AddressBook, Source};
 use super::announcer::Announcer;
 use super::blame::{Blame, Suspect};
 use super::cvs::CvBook;
@@ -40,6 +40,8 @@ const SWEEP: Duration = Duration::from_millis(200);
 const TELL_PEERS: Duration = Duration::from_millis(500);
 /// So many neighbours are looked at with each tick, on average.
 const NEIGHBOURS_A_TICK: usize = 16;
+/// So many addresses are kept for the next run.
+const KEPT_MAX: usize = 200;
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(120);
 /// How often all CVs are given on one connection, and how many batches beside: they leave outside all turns.
@@ -171,6 +173,7 @@ impl Swarm {
         match input {
             Input::Connected(connected) => self.connected(now, connected),
             Input::DialFailed { addr, forget } => self.book.failed(now, addr, forget, &mut self.rng),
+            Input::NotDialled { addr } => self.book.not_dialled(now, addr, &mut self.rng),
             Input::DialRefused { addr } => self.book.refused(now, addr, false, &mut self.rng),
             Input::Closed { conn } => self.closed(now, conn),
             Input::Message { conn, message } => {
@@ -207,10 +210,9 @@ impl Swarm {
             Input::AnnounceFailed { tracker, retry_after_s } => {
                 self.announcer.failed(now, tracker, retry_after_s, &mut self.rng);
             }
-            Input::Peers(addrs) => {
-                for addr in addrs {
-                    self.book.trust(now, addr);
-                }
+            Input::Peers { named, kept } => {
+                named.into_iter().for_each(|addr| self.book.trust(now, addr, Source::Named));
+                kept.into_iter().for_each(|addr| self.book.trust(now, addr, Source::Kept));
                 self.dial(now);
             }
             Input::Timeout => {}
@@ -294,7 +296,7 @@ impl Swarm {
 
     /// Addresses worth keeping for the next run.
     pub fn worth_keeping(&self) -> Vec<SocketAddr> {
-        self.book.worth_keeping().take(200).collect()
+        self.book.worth_keeping(KEPT_MAX)
     }
 
     /// Whether the origin still has pieces that are not out.
@@ -455,6 +457,7 @@ impl Swarm {
         if peers_due {
             self.peers_due = now + TELL_PEERS;
             self.tell_owed_haves(now, false);
+            self.part_from_silent_twins(now);
         }
         let late = |s: &Session| {
             now.since(s.heard) > IDLE

@@ -237,7 +237,13 @@ impl Model {
                     addrs: vec![addr, format!(":{}", choices.word() as u16)],
                     seed: octets[0].is_multiple_of(2),
                 }];
-                let handout = Handout { interval: choices.word(), seeds: choices.word(), leechers: 1, completed: choices.word(), peers };
+                let handout = Handout {
+                    interval: choices.word(),
+                    seeds: choices.word(),
+                    leechers: 1,
+                    completed: choices.word(),
+                    peers,
+                };
                 let reached = [9, 9, 9, 9].into();
                 self.feed(Input::Announced { tracker: 0, reached, handout: handout.clamped() });
             }

@@ -37,7 +37,7 @@ impl World {
         self.hosts[host].joined = self.now;
         for (_, others) in self.acquainted.clone().into_iter().filter(|(who, _)| *who == host) {
             let addrs = others.into_iter().map(|host| self.zones.addr(host)).collect();
-            self.feed(host, Input::Peers(addrs));
+            self.feed(host, Input::Peers { named: Vec::new(), kept: addrs });
         }
         self.feed(host, Input::Timeout);
     }

@@ -56,7 +56,13 @@ impl Tracker {
             .iter()
             .map(|p| HandoutPeer { addrs: vec![SocketAddr::new(p.ip, p.port).to_string()], seed: p.seed });
         let peers = peers.collect();
-        Some(Handout { interval: answer.interval_s, seeds: answer.seeds, leechers: answer.leechers, completed: answer.completed, peers })
+        Some(Handout {
+            interval: answer.interval_s,
+            seeds: answer.seeds,
+            leechers: answer.leechers,
+            completed: answer.completed,
+            peers,
+        })
     }
 }
 
