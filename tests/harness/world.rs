@@ -81,6 +81,8 @@ struct Plan {
     down: f64,
     joins: Option<Time>,
     leaves_after: Option<u64>,
+    /// It takes and gives nothing, and says so.
+    only_takes: bool,
 }
 
 /// A swarm on a model network. Built with its methods, then [`World::run`].
@@ -211,6 +213,13 @@ impl World {
         self
     }
 
+    /// A host takes and gives nothing, and says so: `--no-upload`.
+    #[must_use]
+    pub fn only_takes(mut self, host: usize) -> Self {
+        self.plans[host].only_takes = true;
+        self
+    }
+
     /// Most connections of each host.
     #[must_use]
     pub fn max_peers(mut self, max: usize) -> Self {
@@ -249,15 +258,30 @@ impl World {
     /// A host that brings the content; rates in bytes per second.
     #[must_use]
     pub fn origin(self, up: f64, down: f64) -> Self {
-        self.host(Plan { origin: true, complete: true, up, down, joins: Some(Time(0)), leaves_after: None })
+        self.host(Plan {
+            origin: true,
+            complete: true,
+            up,
+            down,
+            joins: Some(Time(0)),
+            leaves_after: None,
+            only_takes: false,
+        })
     }
 
     /// A host that has everything but does not spread.
     #[must_use]
     pub fn seeds(mut self, n: usize, up: f64, down: f64) -> Self {
         for _ in 0..n {
-            self =
-                self.host(Plan { origin: false, complete: true, up, down, joins: Some(Time(0)), leaves_after: None });
+            self = self.host(Plan {
+                origin: false,
+                complete: true,
+                up,
+                down,
+                joins: Some(Time(0)),
+                leaves_after: None,
+                only_takes: false,
+            });
         }
         self
     }
@@ -266,8 +290,15 @@ impl World {
     #[must_use]
     pub fn fetchers(mut self, n: usize, up: f64, down: f64) -> Self {
         for _ in 0..n {
-            self =
-                self.host(Plan { origin: false, complete: false, up, down, joins: Some(Time(0)), leaves_after: None });
+            self = self.host(Plan {
+                origin: false,
+                complete: false,
+                up,
+                down,
+                joins: Some(Time(0)),
+                leaves_after: None,
+                only_takes: false,
+            });
         }
         self
     }
@@ -277,7 +308,15 @@ impl World {
     pub fn late(mut self, n: usize, up: f64, down: f64, at_s: f64) -> Self {
         for _ in 0..n {
             let joins = Some(Time((at_s * 1e6) as u64));
-            self = self.host(Plan { origin: false, complete: false, up, down, joins, leaves_after: None });
+            self = self.host(Plan {
+                origin: false,
+                complete: false,
+                up,
+                down,
+                joins,
+                leaves_after: None,
+                only_takes: false,
+            });
         }
         self
     }
@@ -286,7 +325,15 @@ impl World {
     #[must_use]
     pub fn joiners(mut self, n: usize, up: f64, down: f64) -> Self {
         for _ in 0..n {
-            self = self.host(Plan { origin: false, complete: false, up, down, joins: None, leaves_after: None });
+            self = self.host(Plan {
+                origin: false,
+                complete: false,
+                up,
+                down,
+                joins: None,
+                leaves_after: None,
+                only_takes: false,
+            });
         }
         self
     }

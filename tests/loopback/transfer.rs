@@ -2,7 +2,7 @@
 
 use crate::run;
 use harness::loopback::{Content, Evil, complete, engine, hello};
-use shoal_peer::engine::Notice;
+use shoal_peer::engine::{Engine, EngineConfig, Notice};
 use shoal_peer::store::{Extent, MemorySource, ReadError, Source};
 use shoal_protocol::Message;
 use shoal_protocol::announce::StopReason;
@@ -28,6 +28,33 @@ fn a_pair_transfers_a_file_and_a_tree_of_packs() {
             a.shutdown().await;
             b.shutdown().await;
         }
+    });
+}
+
+#[test]
+fn who_limits_its_own_download_blames_nobody_for_it() {
+    run(async {
+        let content = Content::file(5, 1 << 20, 1 << 16);
+        let limited = EngineConfig { max_download: 1_500, ..EngineConfig::on_loopback() };
+        let (slow, dir) = (Engine::start(limited).await.unwrap(), tempfile::tempdir().unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let fetch = content.fetch(&slow, dir.path(), &[listener.local_addr().unwrap()], &[]);
+        let mut source = Evil::accept(&listener, &hello(content.swarm(), 1)).await.unwrap();
+        source.send(&Message::HaveAll).await.unwrap();
+        // Of what comes at once the limit lets 8 KiB through in five seconds, and patience with a silent peer is four.
+        let until = Instant::now() + Duration::from_secs(8);
+        let mut given = 0;
+        while let Ok(said) = tokio::time::timeout_at(until.into(), source.next()).await {
+            match said.unwrap() {
+                Message::Request(block) => {
+                    given += 1;
+                    source.send_block(block, &content.block(block)).await.unwrap();
+                }
+                Message::Cancel(block) => panic!("{block:?} is taken back, though it was sent at once"),
+                _ => {}
+            }
+        }
+        assert!(given > 0 && fetch.stats.borrow().peers == 1);
     });
 }
 

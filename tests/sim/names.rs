@@ -98,6 +98,22 @@ fn one_that_is_connected_twice_holds_one_copy() {
 }
 
 #[test]
+fn who_got_the_manifest_on_its_connection_hears_what_we_have() {
+    let mut siege = Siege::origin();
+    let conn = siege.connect_with(HONEST, |hello| hello.needs_manifest = true);
+    let told = |siege: &Siege| siege.said.iter().any(|(c, m)| *c == conn && *m == Message::HaveAll);
+    siege.wait(1);
+    assert!(!told(&siege), "it can't make anything of that");
+    siege.says(conn, Message::HaveNone);
+    assert!(told(&siege) && siege.stands(conn));
+    siege.says(conn, Message::RequestAny);
+    assert!(
+        siege.said.iter().any(|(c, m)| *c == conn && matches!(m, Message::Assign { .. })),
+        "it is served like any other"
+    );
+}
+
+#[test]
 fn who_changed_its_address_takes_its_own_place_in_a_private_network() {
     for name in NAMES {
         let mut siege = Siege::new(true);

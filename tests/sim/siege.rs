@@ -114,6 +114,30 @@ impl Siege {
         self.connect_as(PeerId(name), remote, dialled, has_all)
     }
 
+    /// Somebody comes and has nothing, and says more of itself than that.
+    pub(crate) fn connect_with(&mut self, remote: SocketAddr, says: impl FnOnce(&mut Hello)) -> ConnId {
+        let conn = self.next;
+        self.next += 1;
+        let mut name = [0; 16];
+        name[..4].copy_from_slice(&conn.to_le_bytes());
+        let mut hello = Hello { peer: PeerId(name), ..hello(self.content.swarm(), 0) };
+        says(&mut hello);
+        let needs_manifest = hello.needs_manifest;
+        self.open.insert(conn, remote);
+        self.feed(Input::Connected(Connected {
+            conn,
+            local: HONEST.ip(),
+            remote,
+            dialled: None,
+            hello,
+            rtt_us: 1_000,
+        }));
+        if !needs_manifest {
+            self.feed(Input::Message { conn, message: Message::HaveNone });
+        }
+        conn
+    }
+
     /// The same under a name of its own choice.
     pub(crate) fn connect_as(&mut self, name: PeerId, remote: SocketAddr, dialled: bool, has_all: bool) -> ConnId {
         let conn = self.next;

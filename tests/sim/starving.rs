@@ -4,6 +4,7 @@ use crate::siege::{MAX, Siege, evil};
 use shoal_peer::swarm::{ConnId, Input, Time};
 use shoal_protocol::Message;
 use shoal_protocol::message::RejectReason;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 const PIECE: u32 = 1 << 16;
@@ -84,6 +85,45 @@ fn crumbs_fill_no_writer() {
         }
     }
     assert!(siege.sending.len() <= 64, "{} blocks in a writer", siege.sending.len());
+}
+
+#[test]
+fn nobody_is_sent_to_who_gives_nothing_or_is_none_of_his_business() {
+    // One of those who have it gives nothing, one is near the origin, and one is where all may ask.
+    let private = SocketAddr::from(([10, 0, 0, 7], 7171));
+    for (asker, expected) in
+        [(honest(1), vec![honest(3)]), (SocketAddr::from(([10, 0, 0, 8], 7171)), vec![private, honest(3)])]
+    {
+        let mut siege = Siege::origin();
+        for (n, (addr, no_upload)) in [(honest(2), true), (private, false), (honest(3), false)].into_iter().enumerate()
+        {
+            let conn = siege.connect_with(addr, |hello| (hello.no_upload, hello.port) = (no_upload, 7171));
+            siege.says(conn, Message::Have(vec![(9, 1)]));
+            assert_eq!(siege.open.len(), n + 1);
+        }
+        let late = siege.connect(asker, false, false);
+        let told = |siege: &Siege| {
+            let busy = siege.said.iter().find_map(|(conn, said)| match said {
+                Message::Busy { peers, .. } if *conn == late => Some(peers.clone()),
+                _ => None,
+            });
+            busy.map(|peers| peers.into_iter().collect::<BTreeSet<_>>())
+        };
+        // Others keep it busy: each asks for as much as it may, and one block a second goes out.
+        let crowd: Vec<ConnId> = (0..4).map(|n| siege.connect(evil(n), false, false)).collect();
+        for _ in 0..100 {
+            crowd.iter().for_each(|conn| siege.asks(*conn, 0, PIECE));
+        }
+        while told(&siege).is_none() {
+            siege.now = Time(siege.now.0 + 1_000_000);
+            if let Some((conn, block)) = siege.sending.pop() {
+                siege.feed(Input::BlockSent { conn, block });
+            }
+            siege.asks(late, 9, PIECE);
+            assert!(siege.now < Time(60_000_000), "it is never sent away");
+        }
+        assert_eq!(told(&siege), Some(expected.into_iter().collect()));
+    }
 }
 
 #[test]

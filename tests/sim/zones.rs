@@ -127,6 +127,19 @@ fn a_member_of_the_zone_that_takes_requests_and_sends_nothing_does_not_keep_the_
 }
 
 #[test]
+fn a_member_of_the_zone_that_only_takes_is_waited_for_by_nobody() {
+    // Two places with a subnet each; of the two hosts that are far from the origin one gives nothing.
+    let world = |n| two_places(issue(n, 256), ["", ""], 0, 2);
+    for n in 0..3 {
+        let (both, one) = (world(n).run(), world(n).only_takes(2).run());
+        must_complete(&both);
+        must_complete(&one);
+        // What went to that one first crosses twice; waited for, it took 49 s instead of 11.
+        assert!(one.last() < 1.7 * both.last(), "{one} {both}");
+    }
+}
+
+#[test]
 fn a_newcomer_gets_from_its_zone_what_that_has() {
     for seed in 0..4 {
         let world = issue(seed, 256).zone("dc1", None).origin(up(), down()).fetchers(3, up(), down());

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// For so long a manifest counts as in use.
 pub const BUSY: Duration = Duration::from_secs(600);
+/// After a start peers are given so long to announce themselves again, until what they don't need makes room.
+const ANNOUNCED_AGAIN: Duration = Duration::from_secs(120);
 /// Most manifests: bounds the index to some 20 MiB.
 const MAX_COUNT: usize = 100_000;
 /// How the names of files begin that are being written.
@@ -99,6 +101,8 @@ impl DiskStore {
         tempfile::tempfile_in(directory)?;
         let allowed = config.allow.as_ref().map(|ids| ids.iter().map(ContentId::open_swarm).collect());
         let mut state = State::default();
+        // Swarms that still are there announce themselves soon; what nobody needs must not keep others out for longer.
+        let used = Instant::now().checked_sub(config.busy.saturating_sub(ANNOUNCED_AGAIN)).unwrap_or_else(Instant::now);
         for entry in std::fs::read_dir(directory)? {
             let entry = entry?;
             let name = entry.file_name();
@@ -121,7 +125,7 @@ impl DiskStore {
             };
             let id: ContentId = id;
             let cvs_bytes = std::fs::metadata(directory.join(file_name(&id, Part::Cvs))).ok().map(|m| m.len());
-            let held = Held { id, manifest_bytes: entry.metadata()?.len(), cvs_bytes, used: Instant::now() };
+            let held = Held { id, manifest_bytes: entry.metadata()?.len(), cvs_bytes, used };
             state.bytes += held.bytes();
             state.held.insert(id.open_swarm(), held);
         }
@@ -150,16 +154,21 @@ impl DiskStore {
     fn make_room(&self, need: u64) -> Result<(), Refused> {
         let full =
             || Refused::later(507, "the tracker's manifest store is full; ask its operator for more --max-data", 600);
+        let mut gone = Vec::new();
+        let mut result = Ok(());
         let mut state = self.state();
         while state.bytes.saturating_add(need) > self.config.max_bytes || state.held.len() >= MAX_COUNT {
-            let oldest =
-                state.held.iter().filter(|(_, h)| h.used.elapsed() >= self.config.busy).min_by_key(|(_, h)| h.used);
-            let swarm = oldest.map(|(swarm, _)| *swarm).ok_or_else(full)?;
-            if let Some(id) = state.forget(&swarm) {
-                self.delete(&id);
-            }
+            let unused = state.held.iter().filter(|(_, h)| h.used.elapsed() >= self.config.busy);
+            let Some(swarm) = unused.min_by_key(|(_, h)| h.used).map(|(swarm, _)| *swarm) else {
+                result = Err(full());
+                break;
+            };
+            gone.extend(state.forget(&swarm));
         }
-        Ok(())
+        // Every announce waits for this lock, and a disk may take its time.
+        drop(state);
+        gone.iter().for_each(|id| self.delete(id));
+        result
     }
 
     fn write(&self, id: &ContentId, part: Part, chunks: &[&[u8]]) -> Result<(), Refused> {
@@ -456,6 +465,20 @@ mod tests {
         assert_eq!(store.count(), 1);
         assert!(store.manifest(&first.id()).is_none());
         assert_eq!((store.count(), std::fs::read_dir(directory.path()).unwrap().count()), (0, 0));
+    }
+
+    #[test]
+    fn after_a_start_what_nobody_needs_keeps_others_out_for_two_minutes_and_not_ten() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = manifest("a", 5, [1; 32]);
+        let put = |store: &DiskStore| store.put(&first.id(), Part::Manifest, &first.to_binary());
+        assert_eq!(put(&DiskStore::open(directory.path(), DiskConfig::default()).unwrap()), Ok(true));
+        for busy_s in [120, 121, 600] {
+            let config = DiskConfig { max_bytes: 1, busy: Duration::from_secs(busy_s), ..DiskConfig::default() };
+            let store = DiskStore::open(directory.path(), config).unwrap();
+            let age = store.state().held.values().next().unwrap().used.elapsed().as_secs();
+            assert!((busy_s - 120..=busy_s - 110).contains(&age), "{busy_s}: {age}");
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const AUTO: Duration = Duration::from_secs(30);
 /// Neighbours need a moment to connect or to say that they have finished.
 const AUTO_LEAST: Duration = Duration::from_millis(600);
+/// The same where a tracker knows of somebody who lacks something: it may be about to connect again.
+const AUTO_NEEDED: Duration = Duration::from_secs(3);
 /// The same where the serving has just begun and nobody knows of it yet.
 const AUTO_FRESH: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(250);
@@ -50,6 +52,7 @@ pub(super) async fn stay(handle: &Handle, seed_for: SeedFor, fresh: bool, contex
         if seed_for == SeedFor::Auto && !fresh && now.leechers == 0 && now.trackers.iter().any(nobody_needs_us) {
             return;
         }
+        let least = if now.trackers.iter().any(somebody_needs_us) { least.max(AUTO_NEEDED) } else { least };
         if limit.is_some_and(|limit| age >= limit) || (age >= least && now.leechers == 0 && seed_for == SeedFor::Auto) {
             return;
         }
@@ -68,6 +71,11 @@ pub(super) async fn stay(handle: &Handle, seed_for: SeedFor, fresh: bool, contex
 /// A tracker that heard of our completion knows of another seed and of nobody who lacks anything.
 fn nobody_needs_us(tracker: &TrackerState) -> bool {
     matches!(tracker.state, Some(Ok((seeds, 0))) if seeds >= 2)
+}
+
+/// A tracker counts others who lack something.
+fn somebody_needs_us(tracker: &TrackerState) -> bool {
+    matches!(tracker.state, Some(Ok((_, leechers))) if leechers > 0)
 }
 
 /// A content that is complete on disk, and who should hear of it.

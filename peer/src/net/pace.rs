@@ -8,16 +8,32 @@ const EMPTY_MAX: u32 = 256;
 /// What one peer's frames may cost us in one second, in parts of what a cheap one does; then it is read later.
 const COSTS_MAX: u32 = 400_000;
 
+/// Lists of peers come each five seconds, but one may wait behind a block and the next one not. Two may come at once, and
+/// each so much later than the one before on average; what comes sooner is passed over.
+const PEX_APART: Duration = Duration::from_secs(4);
+
 /// How many frames came in the current second, by what they cost.
 pub(super) struct Pace {
     second: Instant,
     costs: u32,
     empty: u32,
+    /// When lists of peers that came were due.
+    pex: Instant,
 }
 
 impl Pace {
     pub(super) fn new() -> Self {
-        Self { second: Instant::now(), costs: 0, empty: 0 }
+        let now = Instant::now();
+        Self { second: now, costs: 0, empty: 0, pex: now }
+    }
+
+    /// Whether a list of peers that comes now is to be looked at.
+    pub(super) fn may_tell_peers(&mut self, now: Instant) -> bool {
+        let may = self.pex <= now + PEX_APART;
+        if may {
+            self.pex = self.pex.max(now) + PEX_APART;
+        }
+        may
     }
 
     /// Counts a frame; gives how long to read nothing more.
@@ -67,6 +83,18 @@ impl Pace {
 mod tests {
     use super::*;
     use shoal_protocol::message::Block;
+
+    #[test]
+    fn a_list_of_peers_may_be_late_and_the_next_one_in_time() {
+        let heard = |times: &[f64]| {
+            let mut pace = Pace::new();
+            let start = pace.pex;
+            times.iter().filter(|s| pace.may_tell_peers(start + Duration::from_secs_f64(**s))).count()
+        };
+        assert_eq!(heard(&[0.0, 7.6, 10.0, 15.0, 22.6, 25.0]), 6, "each of them tells what no other does");
+        let flood: Vec<f64> = (0..600).map(|tenth| f64::from(tenth) / 10.0).collect();
+        assert!((15..=17).contains(&heard(&flood)), "{}", heard(&flood));
+    }
 
     #[test]
     fn a_second_has_room_for_few_dear_frames_and_for_many_cheap_ones() {

@@ -21,6 +21,8 @@ const AHEAD_IN_BLOCKS: usize = 256;
 const FRAMES_AT_ONCE: u32 = 128;
 /// How often a block that arrives slowly is reported, and how much of it must have come: crumbs are no progress.
 const PROGRESS: (Duration, usize) = (Duration::from_millis(250), 8 << 10);
+/// The same where our own limit is what is waited for.
+const LIMITED_PROGRESS: Duration = Duration::from_secs(1);
 /// A block whose payload stops for this long, or takes [`PAYLOAD_SLOW`] in all, ends the connection: it holds a buffer.
 const PAYLOAD_STUCK: Duration = Duration::from_secs(30);
 const PAYLOAD_SLOW: Duration = Duration::from_secs(120);
@@ -28,8 +30,6 @@ const PAYLOAD_SLOW: Duration = Duration::from_secs(120);
 const PAYLOAD_YIELDS: (Duration, f64) = (Duration::from_secs(3), 8_192.0);
 /// Whose block takes no longer than this is trusted with the buffers of the quick.
 const QUICK: Duration = Duration::from_secs(1);
-/// Peers are told of others at most this often; what comes sooner is ignored. Ours send every 5 s.
-const PEX_APART: Duration = Duration::from_secs(4);
 
 /// Why reading ended.
 #[derive(Debug)]
@@ -68,7 +68,6 @@ pub(super) struct Reader {
     /// Its last block came at a good pace.
     proven: bool,
     pace: Pace,
-    pex_after: Instant,
     /// Something had to be waited for since the last block.
     waited: bool,
 }
@@ -84,7 +83,6 @@ impl Reader {
             reported: Instant::now(),
             proven: false,
             pace: Pace::new(),
-            pex_after: Instant::now(),
             waited: true,
         }
     }
@@ -109,11 +107,7 @@ impl Reader {
                         self.payload(block).await?;
                         continue;
                     }
-                    Message::Pex { .. } if Instant::now() < self.pex_after => Message::KeepAlive,
-                    Message::Pex { .. } => {
-                        self.pex_after = Instant::now() + PEX_APART;
-                        message
-                    }
+                    Message::Pex { .. } if !self.pace.may_tell_peers(Instant::now()) => Message::KeepAlive,
                     message => message,
                 };
                 self.shared.events.tell(Event::Input(Input::Message { conn: self.conn, message }))?;
@@ -154,13 +148,14 @@ impl Reader {
         buffer[..early].copy_from_slice(&self.buffer[..early]);
         self.buffer.advance(early);
         // It came without having been waited for, and counts all the same: it may be a quarter of a small block.
-        self.shared.down.acquire(early).await;
-        let (mut at, mut told, mut waited) = (early, early, Duration::ZERO);
         self.reported = Instant::now();
+        let mut let_in = 0;
+        while let_in < early {
+            let_in += self.may_read(early - let_in).await?;
+        }
+        let (mut at, mut told, mut waited) = (early, early, Duration::ZERO);
         while at < length {
-            let share = (length - at).min(self.shared.down.share());
-            self.shared.down.acquire(share).await;
-            let end = at + share;
+            let end = at + self.may_read(length - at).await?;
             while at < end {
                 let read = self.read_some(&mut buffer[at..end], at, &mut waited).await?;
                 if read == 0 {
@@ -177,6 +172,19 @@ impl Reader {
         let lay = !std::mem::take(&mut self.waited);
         self.shared.events.tell(Event::Block { conn: self.conn, block, buffer, lay })?;
         Ok(())
+    }
+
+    /// Waits until our limit lets a part of so many bytes in, and says how large a part. Meanwhile the sender waits for us, and
+    /// is not to be taken for one that is silent.
+    async fn may_read(&mut self, bytes: usize) -> Result<usize, ReadEnd> {
+        let down = &self.shared.down;
+        let share = bytes.min(down.share());
+        down.acquire(share).await;
+        if down.is_limited() && self.reported.elapsed() > LIMITED_PROGRESS {
+            self.reported = Instant::now();
+            self.shared.events.tell(Event::Input(Input::BlockProgress { conn: self.conn }))?;
+        }
+        Ok(share)
     }
 
     /// Reads what is there of a payload, and keeps count of the time that its sender takes. A slow one may go on as long

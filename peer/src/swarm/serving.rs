@@ -1,10 +1,12 @@
 //! Serving: answers to requests, and blocks handed to the writers while turns last.
 
 use super::pieces::blocks_in;
+use super::session::Session;
 use super::spread::Spread;
 use super::state::Swarm;
 use super::{ConnId, Output, Time, upload};
 use core::net::SocketAddr;
+use shoal_protocol::address::reach;
 use shoal_protocol::limits::{BLOCK_BYTES, PEX_PEERS};
 use shoal_protocol::message::{Block, RejectReason};
 use shoal_protocol::{Message, WireError};
@@ -21,25 +23,36 @@ impl Swarm {
         let saturated = self.is_saturated(now);
         let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
         let reject = |reason| Message::Reject { block, reason };
-        let answer = if !self.config.upload {
-            reject(RejectReason::NoUpload)
+        if !self.config.upload {
+            self.send(now, conn, reject(RejectReason::NoUpload));
         } else if !self.have.has(block.piece) {
-            reject(RejectReason::NotHad)
+            self.send(now, conn, reject(RejectReason::NotHad));
         } else if session.queue.len() >= usize::from(super::QUEUE_DEPTH) {
             return Err(WireError::Unexpected("more requests than the queue depth allows"));
-        } else if saturated && self.picker.leechers_with(block.piece) >= 2 && session.may_be_sent_away(now) {
-            let holders = self.sessions.iter().filter(|(c, s)| **c != conn && s.have.has(block.piece));
-            let peers: Vec<SocketAddr> = holders.filter_map(|(_, s)| s.dialable).take(PEX_PEERS).collect();
-            Message::Busy { block, peers }
         } else {
-            session.expect_turn(now);
-            session.queue.push(block);
-            self.note_turn(conn);
-            self.serve(now);
-            return Ok(());
-        };
-        self.send(now, conn, answer);
+            let is_passed_on = saturated && self.picker.leechers_with(block.piece) >= 2;
+            let may_be_sent_away = is_passed_on && session.may_be_sent_away(now);
+            let others = if may_be_sent_away { self.others_with(conn, block.piece) } else { None };
+            if let Some(peers) = others {
+                self.send(now, conn, Message::Busy { block, peers });
+            } else if let Some(session) = self.sessions.get_mut(&conn) {
+                session.expect_turn(now);
+                session.queue.push(block);
+                self.note_turn(conn);
+                self.serve(now);
+            }
+        }
         Ok(())
+    }
+
+    /// If others have a piece and give it: where they are, of those that this peer may know of. It may be connected to the rest.
+    fn others_with(&self, conn: ConnId, piece: u32) -> Option<Vec<SocketAddr>> {
+        let near = reach(self.sessions.get(&conn)?.remote.ip());
+        let gives = |s: &Session| !s.closing && !s.hello.no_upload && s.have.has(piece);
+        let mut others = self.sessions.iter().filter(|(c, s)| **c != conn && gives(s)).map(|(_, s)| s).peekable();
+        others.peek()?;
+        let told = others.filter(|s| reach(s.remote.ip()) >= near).filter_map(|s| s.dialable);
+        Some(told.take(PEX_PEERS).collect())
     }
 
     /// An origin with more than [`BUSY_QUEUE_S`] of work in its queues lets others serve what they have, too.

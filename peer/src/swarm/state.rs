@@ -458,6 +458,7 @@ impl Swarm {
             self.peers_due = now + TELL_PEERS;
             self.tell_owed_haves(now, false);
             self.part_from_silent_twins(now);
+            self.turns.fade(now);
         }
         let late = |s: &Session| {
             now.since(s.heard) > IDLE

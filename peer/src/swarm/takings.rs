@@ -6,7 +6,7 @@
 //! do a few pieces that are under way.
 //!
 //! A name costs nothing, so what connections that ended took is remembered by address, for [`REMEMBERED`], and counts for
-//! who comes from there next, until it says that it has as much. Private networks are spared, as many share an address
+//! who comes from there next, until it says that it has as much or that time is over. Private networks are spared, as many share an address
 //! there; behind a shared address on the internet a newcomer may have to wait for its turn while a source is busy. At most
 //! [`GONE_MAX`] addresses are remembered, those longest from which most was taken.
 
@@ -33,8 +33,8 @@ pub(super) struct Taken {
     marks: [u64; 2],
     marked: Time,
     last: Time,
-    /// What others took at its address before it came.
-    before: u64,
+    /// What others took at its address before it came, and when the last of it.
+    before: (u64, Time),
 }
 
 impl Taken {
@@ -48,10 +48,17 @@ impl Taken {
         self.last = now;
     }
 
+    /// What others took long ago is forgotten.
+    pub(super) fn fade(&mut self, now: Time) {
+        if now.since(self.before.1) >= REMEMBERED {
+            self.before.0 = 0;
+        }
+    }
+
     /// Whether it must have more than so many pieces.
     pub(super) fn is_hidden(&self, pieces: u32, piece_bytes: u32) -> bool {
         let pieces = u64::from(pieces);
-        self.before + self.marks[1] > (pieces + pieces / TWICE + UNDER_WAY) * u64::from(piece_bytes)
+        self.before.0 + self.marks[1] > (pieces + pieces / TWICE + UNDER_WAY) * u64::from(piece_bytes)
     }
 }
 
@@ -70,7 +77,8 @@ impl Takings {
     /// A connection from this address begins.
     pub(super) fn joined(&mut self, now: Time, ip: IpAddr) -> Taken {
         self.gone.retain(|_, (_, last)| now.since(*last) < REMEMBERED);
-        let before = known(ip).and_then(|ip| self.gone.get(&ip)).map_or(0, |(bytes, _)| *bytes);
+        let before = known(ip).and_then(|ip| self.gone.get(&ip)).copied();
+        let before = before.unwrap_or((0, now));
         Taken { before, marked: now, last: now, ..Taken::default() }
     }
 
@@ -143,6 +151,11 @@ mod tests {
             let again = takings.joined(after(2), ip(second));
             assert_eq!(again.is_hidden(0, PIECE), known, "{first} {second}");
             assert!(!again.is_hidden(20, PIECE));
+            let mut stays = again;
+            stays.fade(after(600));
+            assert_eq!(stays.is_hidden(0, PIECE), known);
+            stays.fade(after(601));
+            assert!(!stays.is_hidden(0, PIECE), "it may have waited all that time");
             // Names add up.
             takings.left(ip(second), &taken);
             assert_eq!(takings.joined(after(500), ip(first)).is_hidden(20, PIECE), known);

@@ -46,6 +46,8 @@ impl Swarm {
             _ => {}
         }
         session.told = true;
+        // It said that it lacked the manifest. That it tells what it has shows that it got it, and is our sign to do so, too.
+        let had_none = std::mem::take(&mut session.hello.needs_manifest);
         session.useful = session.have.count_beyond(&self.have);
         self.turns.note(conn, session);
         let (complete, has): (bool, Vec<u32>) = (session.have.is_complete(), session.have.ones().collect());
@@ -61,7 +63,13 @@ impl Swarm {
             has.iter().for_each(|p| self.picker.increment(*p));
         }
         if let Some(spread) = &mut self.spread {
+            if had_none {
+                spread.joined(conn);
+            }
             has.iter().for_each(|p| spread.has(conn, *p));
+        }
+        if had_none {
+            self.send_bitfield(now, conn);
         }
         self.count_zone(conn);
         self.part_if_useless(conn);

@@ -34,6 +34,8 @@ const TURN_STUCK_MAX: Duration = Duration::from_secs(2);
 const TURN_STUCK_CROWD: Duration = Duration::from_millis(60);
 /// Who has waited for so long gets the next turn however complete it is: nobody is to think that we are dead.
 pub const STARVED: Duration = Duration::from_secs(3);
+/// The same for who seems to hide what it took: it may be another host behind the same address, and nobody waits for ever.
+const STARVED_HIDDEN: Duration = Duration::from_secs(30);
 /// Most bytes handed to one connection's writer; with [`writer_room`] bounds what can't be reordered any more.
 pub const WRITER_MAX: u64 = 4 * BLOCK_BYTES as u64;
 
@@ -241,12 +243,18 @@ impl Turns {
         self.rows.iter().filter(goes_on).min_by_key(|r| r.moved).map(|r| r.conn)
     }
 
-    /// The peer that waits longest among those that have waited for more than [`STARVED`] and hide nothing.
+    /// The peer that waits longest among those that have waited for more than [`STARVED`], or, where they hide what they
+    /// took, [`STARVED_HIDDEN`].
     #[must_use]
     pub fn starved_asker(&self, now: Time, far: bool) -> Option<ConnId> {
-        let waits = |r: &&Row| r.far == far && r.waits() && !self.hides(r);
-        let starved = self.rows.iter().filter(|r| waits(r) && now.since(r.moved) > STARVED);
+        let limit = |r: &Row| if self.hides(r) { STARVED_HIDDEN } else { STARVED };
+        let starved = self.rows.iter().filter(|r| r.far == far && r.waits() && now.since(r.moved) > limit(r));
         starved.min_by_key(|r| r.moved).map(|r| r.conn)
+    }
+
+    /// Looks whether what others took at an address still counts.
+    pub fn fade(&mut self, now: Time) {
+        self.rows.iter_mut().for_each(|row| row.taken.fade(now));
     }
 
     /// Checks that the table says what the sessions say.
@@ -298,6 +306,28 @@ mod tests {
             let row = Row { goes_on: true, taken, ..asker(1) };
             assert_eq!(Turns { rows: vec![row], ..Turns::new(1 << 20) }.continuing_asker(false), goes_on);
         }
+    }
+
+    #[test]
+    fn who_seems_to_hide_has_a_turn_each_half_minute_beside_newcomers_without_end() {
+        let mut taken = Taken::default();
+        for (at_s, bytes) in [(0, 1 << 30), (6, 1), (12, 1)] {
+            taken.add(Time(at_s * 1_000_000), bytes);
+        }
+        let mut turns = Turns { rows: vec![Row { taken, ..asker(0) }], ..Turns::new(1 << 20) };
+        let mut served = 0;
+        for s in 0..300_u64 {
+            let now = Time(s * 1_000_000);
+            turns.rows.push(Row { moved: now, ..asker(s as ConnId + 1) });
+            let next = turns.starved_asker(now, false).or_else(|| turns.next_asker(false));
+            if next == Some(0) {
+                served += 1;
+                turns.rows[0].moved = now;
+            } else {
+                turns.rows.retain(|row| Some(row.conn) != next);
+            }
+        }
+        assert!((8..=10).contains(&served), "{served}");
     }
 
     #[test]

@@ -170,9 +170,9 @@ fn place(peer: &PeerId, piece: u32) -> u64 {
 
 impl Session {
     /// Whether what it has counts as being in the zone. An origin that still gives out pieces of its own choice doesn't:
-    /// what it gave to others first comes sooner from them.
+    /// what it gave to others first comes sooner from them. Nor does who gives nothing.
     fn is_holder(&self) -> bool {
-        self.told && !(self.hello.spreads && self.assigns)
+        self.told && !self.hello.no_upload && !(self.hello.spreads && self.assigns)
     }
 
     /// Whether it may bring pieces to those who are near.

@@ -26,7 +26,7 @@ impl World {
             have: if complete { Bitfield::all(pieces) } else { Bitfield::none(pieces) },
             cvs: self.cvs.iter().map(|cv| complete.then_some(*cv)).collect(),
             origin: plan.origin,
-            upload: true,
+            upload: !plan.only_takes,
             max_peers: self.max_peers,
             trackers: 1,
             zone: self.zones.label(host),

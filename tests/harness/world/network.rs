@@ -51,7 +51,7 @@ impl World {
             queue_depth: QUEUE_DEPTH,
             needs_manifest: false,
             spreads: host.swarm.as_ref().is_some_and(|s| s.is_origin()),
-            no_upload: false,
+            no_upload: self.plans[index].only_takes,
             zone: self.zones.label(index),
             client: String::new(),
         }
