@@ -94,6 +94,26 @@ fn wrong_words_exit_with_2_and_help_with_0() {
 }
 
 #[test]
+fn what_excludes_each_other_is_an_error_only_where_both_stand_in_one_place() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("peer.toml"), "overwrite = true\n").unwrap();
+    // Where nothing is wrong with the words, there is no such manifest: 3.
+    for (environment, words, expected) in [
+        (&[("SHOAL_INTO", "/d")][..], &["fetch", "none", "-o", "x"][..], 3),
+        (&[("SHOAL_OVERWRITE", "false")], &["fetch", "none", "--repair"], 3),
+        (&[("SHOAL_OVERWRITE", "1")], &["fetch", "none", "--repair"], 3),
+        (&[("SHOAL_OVERWRITE", "1"), ("SHOAL_REPAIR", "1")], &["fetch", "none"], 2),
+        (&[("SHOAL_CONFIG", "peer.toml")], &["fetch", "none", "--repair"], 3),
+        (&[("SHOAL_CONFIG", "nowhere")], &["fetch", "none", "--no-config"], 3),
+        (&[("SHOAL_NO_CONFIG", "1")], &["fetch", "none", "--config", "nowhere"], 6),
+        (&[], &["fetch", "none", "--config", "peer.toml", "--no-config"], 2),
+    ] {
+        let output = peer(dir.path()).args(words).envs(environment.iter().copied()).output().unwrap();
+        assert_eq!(code(&output), expected, "{environment:?} {words:?}: {}", err(&output));
+    }
+}
+
+#[test]
 fn a_manifest_is_made_shown_and_verified() {
     let dir = tempfile::tempdir().unwrap();
     let files = tree(dir.path());

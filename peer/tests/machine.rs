@@ -6,6 +6,7 @@ mod common;
 
 use common::{MIB, Running, World, closed_port, eventually, number, skipped};
 use rustix::process::Signal;
+use shoal_tracker::process::hang_up_is_ignored;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -79,7 +80,7 @@ fn each_signal_in_each_phase_ends_a_fetch_at_once_and_it_goes_on_later() {
     let slow = ["--max-download", "1M"];
     let signals = [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 143)];
     // Under `nohup` a fetch minds it no more than we do.
-    for (signal, code) in signals.into_iter().filter(|(signal, _)| *signal != Signal::HUP || !hangup_is_ignored()) {
+    for (signal, code) in signals.into_iter().filter(|(signal, _)| *signal != Signal::HUP || !hang_up_is_ignored()) {
         for phase in [Phase::Looking, Phase::Waiting, Phase::Fetching, Phase::Staying] {
             let out = format!("out-{}-{phase:?}", signal.as_raw());
             let mut fetch = match phase {
@@ -119,11 +120,73 @@ fn each_signal_in_each_phase_ends_a_fetch_at_once_and_it_goes_on_later() {
     }
 }
 
-/// Whether this process, and so each that it starts, ignores SIGHUP.
-fn hangup_is_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+/// Waits until a process minds SIGUSR1, which would end it before.
+fn wait_for_usr1(pid: u32) {
+    eventually("a handler for SIGUSR1", || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+        u64::from_str_radix(mask, 16).unwrap() >> (Signal::USR1.as_raw() - 1) & 1 == 1
+    });
+}
+
+#[test]
+fn a_line_of_progress_may_be_asked_for_while_hashing() {
+    let world = World::new();
+    std::fs::File::create(world.path("file")).unwrap().set_len(32 << 30).unwrap();
+    let mut create = world.start(&["create", "file", "-o", "m", "-qq"]);
+    wait_for_usr1(create.pid());
+    create.signal(Signal::USR1);
+    create.wait_for_talk("file  hashing ");
+    create.signal(Signal::INT);
+    create.end().exits(130);
+}
+
+#[test]
+fn who_is_told_twice_to_leave_says_that_it_did() {
+    let world = World::new();
+    world.file("file", 6 * MIB);
+    let seed = world.seed(&["file"], &["--piece-size", "64K"]);
+    let mut at_once = 0;
+    for n in 0..20 {
+        let mut fetch = world.fetch(&seed.link, &format!("out{n}"), &["--max-download", "1M"]);
+        fetch.wait_for_done(1);
+        // Both are there when it goes on.
+        for signal in [Signal::STOP, Signal::INT, Signal::TERM, Signal::CONT] {
+            fetch.signal(signal);
+        }
+        let done = fetch.end();
+        let last = done.records.last().unwrap();
+        assert!(last["type"] == "result" && last["exit"] == done.code && [130, 143].contains(&done.code), "{last}");
+        // In order it says on stderr what is kept and how to go on.
+        at_once += u32::from(!done.err.contains("error:"));
+        if at_once == 3 {
+            return;
+        }
+    }
+    assert!(at_once > 0, "it always left in order: this shows nothing");
+}
+
+#[test]
+fn what_was_begun_inside_a_directory_is_gone_on_with_when_the_host_of_its_link_is_gone() {
+    let world = World::new();
+    world.tree("tree", 6 * MIB);
+    let seed = world.seed(&["tree"], &["--piece-size", "64K"]);
+    for place in ["here", "here/tree"] {
+        std::fs::create_dir(world.path(place)).unwrap();
+    }
+    let link = seed.link.clone();
+    let fetch = |more: &[&str]| {
+        let words = [&["fetch", &link, "--into", "here", "--listen", "127.0.0.1:0"], more].concat();
+        world.start(&words)
+    };
+    let begun = fetch(&["--max-download", "1M"]);
+    begun.wait_for_done(MIB as u64);
+    begun.kill();
+    assert!(world.path("here/tree/.shoal.journal").exists());
+    seed.stop();
+    let late = fetch(&["--timeout", "3s"]).end();
+    assert!(late.err.contains("going on from what here/tree knows"), "{}", late.err);
+    late.exits(4);
 }
 
 /// A fetch or seed behind `prlimit`.

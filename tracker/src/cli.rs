@@ -1,20 +1,22 @@
-//! The command: reads flags, starts the server, asks running trackers. Signals are handled here and nowhere else.
+//! The command: reads flags and the configuration, and starts the server.
 //!
 //! Exit codes: 0 done (also after SIGINT or SIGTERM), 1 unhealthy or a bug, 2 usage, 3 bad input file, 4 unreachable,
 //! 6 local I/O such as a port that is taken, 8 refused; 130 and 143 after a second signal.
 
-use crate::config::{Settings, parse_ids};
-use crate::descriptors;
+use crate::ask;
+use crate::config::{Color, LogFormat, Settings, parse_ids};
 use crate::disk::DiskStore;
 use crate::output::Output;
+use crate::process;
 use crate::server::{bind, help, run};
-use crate::service::{Service, Status};
-use clap::builder::BoolishValueParser;
-use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use crate::service::Service;
+use crate::signals::Signals;
+use clap::builder::{BoolishValueParser, Resettable};
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use shoal_protocol::SwarmId;
-use shoal_protocol::link::Url;
-use shoal_protocol::units::format_duration;
+use std::cmp::Ordering;
 use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal as _};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -22,9 +24,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 const ADMIN_URL: &str = "http://127.0.0.1:7071";
@@ -44,7 +44,7 @@ struct Cli {
 
 #[derive(Debug, clap::Args)]
 struct Global {
-    /// Errors only on stderr
+    /// -qq: errors only on stderr
     #[arg(short, long, global = true, env = "SHOAL_QUIET", action = ArgAction::Count)]
     quiet: u8,
     /// More on stderr: info, debug, trace (RUST_LOG wins)
@@ -53,6 +53,9 @@ struct Global {
     /// JSON Lines on stdout
     #[arg(long, global = true, env = "SHOAL_JSON", value_parser = BoolishValueParser::new())]
     json: bool,
+    /// Nothing: a tracker has no progress to show
+    #[arg(long, global = true, env = "SHOAL_PROGRESS", value_name = "MODE", default_value = "auto")]
+    progress: Progress,
     /// Colours on stderr
     #[arg(long, global = true, env = "SHOAL_COLOR", value_name = "WHEN", default_value = "auto")]
     color: Color,
@@ -63,21 +66,33 @@ struct Global {
     #[arg(long, global = true, env = "SHOAL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Read no configuration file
-    #[arg(long, global = true, env = "SHOAL_NO_CONFIG", value_parser = BoolishValueParser::new(), conflicts_with = "config")]
+    #[arg(long, global = true, env = "SHOAL_NO_CONFIG", value_parser = BoolishValueParser::new())]
     no_config: bool,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Color {
-    Auto,
-    Always,
-    Never,
+impl Global {
+    /// Takes from the file what neither the command line nor the environment says.
+    fn or(&mut self, file: &Settings, matches: &ArgMatches) {
+        let is_said = |id| matches.value_source(id).is_some_and(|source| source != ValueSource::DefaultValue);
+        fn take<T: Copy>(own: &mut T, file: Option<T>, is_said: bool) {
+            *own = file.filter(|_| !is_said).unwrap_or(*own);
+        }
+        take(&mut self.quiet, file.quiet, is_said("quiet"));
+        take(&mut self.verbose, file.verbose, is_said("verbose"));
+        take(&mut self.json, file.json, is_said("json"));
+        take(&mut self.color, file.color, is_said("color"));
+        take(&mut self.log_format, file.log_format, is_said("log_format"));
+    }
 }
 
+/// What a peer's `--progress` takes.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
+enum Progress {
+    Auto,
+    Bar,
+    Plain,
     Json,
+    None,
 }
 
 #[derive(Debug, Subcommand)]
@@ -108,18 +123,18 @@ enum Command {
 }
 
 /// Why the command ends other than well.
-struct Failure {
-    code: u8,
-    text: String,
-    hint: Option<&'static str>,
+pub(crate) struct Failure {
+    pub(crate) code: u8,
+    pub(crate) text: String,
+    pub(crate) hint: Option<&'static str>,
 }
 
 impl Failure {
-    fn new(code: u8, text: impl Into<String>) -> Self {
+    pub(crate) fn new(code: u8, text: impl Into<String>) -> Self {
         Self { code, text: text.into(), hint: None }
     }
 
-    fn hint(self, hint: &'static str) -> Self {
+    pub(crate) fn hint(self, hint: &'static str) -> Self {
         Self { hint: Some(hint), ..self }
     }
 
@@ -145,8 +160,9 @@ pub fn main() -> ExitCode {
 
 fn run_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
-    let cli = match Cli::try_parse_from(&args) {
-        Ok(cli) => cli,
+    let parsed = command().try_get_matches_from(&args).and_then(|m| Ok((Cli::from_arg_matches(&m)?, m)));
+    let (mut cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print();
             // Nothing was parsed, and who reads records waits for the last one all the same.
@@ -157,9 +173,13 @@ fn run_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    let file = file(&cli, &matches);
+    if let Ok(file) = &file {
+        cli.global.or(file, &matches);
+    }
     init_log(&cli.global);
     let output = Output { json: cli.global.json };
-    let (code, fields) = match execute(cli, output) {
+    let (code, fields) = match file.and_then(|file| execute(cli, file, output)) {
         Ok(()) => (0, json!({"ok": true, "exit": 0, "kind": "done", "retry": false})),
         Err(failure) => {
             output.error(&failure.text, failure.hint);
@@ -168,6 +188,31 @@ fn run_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     output.record("result", &fields);
     ExitCode::from(code)
+}
+
+/// The command line. Settings may stand before a sub-command or behind it; only before it the environment counts, or what it
+/// says would win over what stands there.
+fn command() -> clap::Command {
+    let mut command = Cli::command();
+    for name in ["serve", "config"] {
+        command = command.mut_subcommand(name, |sub| sub.mut_args(|arg| arg.env(Resettable::Reset)));
+    }
+    command
+}
+
+/// What the configuration file says, for commands that it is for.
+fn file(cli: &Cli, matches: &ArgMatches) -> Result<Settings, Failure> {
+    if !matches!(cli.command, None | Some(Command::Serve(_) | Command::Config(_))) {
+        return Ok(Settings::default());
+    }
+    let path = cli.global.config.as_deref();
+    // The command line wins over the environment, for these two as for all others.
+    let place = |id, is_set| matches.value_source(id).filter(|_| is_set);
+    match place("no_config", cli.global.no_config).cmp(&place("config", path.is_some())) {
+        Ordering::Greater => Ok(Settings::default()),
+        Ordering::Equal if path.is_some() => Err(Failure::new(2, "--no-config cannot be used with --config")),
+        _ => read_config(path),
+    }
 }
 
 /// Whether the command line, or the environment as the parser reads it, asks for JSON.
@@ -186,11 +231,11 @@ fn failed(failure: &Failure) -> Value {
 fn init_log(global: &Global) {
     use tracing_subscriber::EnvFilter;
     let level = match (global.quiet, global.verbose) {
-        (1.., _) => "error",
-        (0, 0) => "warn",
-        (0, 1) => "info",
-        (0, 2) => "debug",
-        (0, _) => "trace",
+        (2.., _) => "error",
+        (_, 0) => "warn",
+        (_, 1) => "info",
+        (_, 2) => "debug",
+        (_, 3..) => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty() && v != "0");
@@ -207,31 +252,27 @@ fn init_log(global: &Global) {
     };
 }
 
-fn execute(cli: Cli, output: Output) -> Result<(), Failure> {
+fn execute(cli: Cli, file: Settings, output: Output) -> Result<(), Failure> {
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::new(6, format!("threads can't be started: {error}")))
     };
-    let effective = |own: Settings| -> Result<Settings, Failure> {
-        let file = if cli.global.no_config { Settings::default() } else { read_config(cli.global.config.as_deref())? };
-        Ok(own.or(file))
-    };
     match cli.command {
-        None => serve(&runtime()?, &effective(cli.settings)?, output),
-        Some(Command::Serve(own)) => serve(&runtime()?, &effective(own.or(cli.settings))?, output),
+        None => serve(&runtime()?, &cli.settings.or(file), output),
+        Some(Command::Serve(own)) => serve(&runtime()?, &own.or(cli.settings).or(file), output),
         Some(Command::Config(own)) => {
-            let text = effective(own.or(cli.settings))?.to_toml();
+            let text = own.or(cli.settings).or(file).to_toml();
             output.line(text.trim_end());
             output.record("config", &json!({ "toml": text }));
             Ok(())
         }
         Some(Command::Swarms { url, id }) => {
-            runtime()?.block_on(swarms(url.as_deref().unwrap_or(ADMIN_URL), id, output))
+            runtime()?.block_on(ask::swarms(url.as_deref().unwrap_or(ADMIN_URL), id, output))
         }
-        Some(Command::Status { url }) => runtime()?.block_on(status(&url, output)),
-        Some(Command::Health { url }) => runtime()?.block_on(health(&url, output)),
+        Some(Command::Status { url }) => runtime()?.block_on(ask::status(&url, output)),
+        Some(Command::Health { url }) => runtime()?.block_on(ask::health(&url, output)),
     }
 }
 
@@ -293,19 +334,21 @@ fn serve(runtime: &tokio::runtime::Runtime, settings: &Settings, output: Output)
         let service = Service::new(config, Arc::new(store));
         let helpers = helpers(&listener, &service, &shutdown)
             .map_err(|error| Failure::new(6, format!("threads can't be started: {error}")))?;
+        let counting = service.clone();
         let server = async {
             run(listener, admin, service, shutdown.clone()).await;
             // They have stopped, too, and each takes no longer than this one did.
             helpers.into_iter().for_each(|helper| drop(helper.join()));
         };
         tokio::pin!(server);
+        let status = || output.talk(&ask::counters(&counting.status()));
         tokio::select! {
             () = &mut server => return Ok(()),
-            _ = signals.next() => shutdown.cancel(),
+            _ = signals.next(status) => shutdown.cancel(),
         }
         tokio::select! {
             () = server => Ok(()),
-            code = signals.next() => Err(Failure::new(code, "stopped at once by a second signal")),
+            code = signals.next(status) => Err(Failure::new(code, "stopped at once by a second signal")),
         }
     })
 }
@@ -336,7 +379,7 @@ fn helpers(
 fn connections_that_fit() -> usize {
     /// Listeners, the runtime, manifests that are read and written.
     const OTHERS: u64 = 128;
-    let fit = descriptors::take_all();
+    let fit = process::take_all_descriptors();
     usize::try_from(fit.saturating_sub(OTHERS).max(fit / 2)).unwrap_or(usize::MAX)
 }
 
@@ -347,33 +390,6 @@ fn test_network() -> Result<(), Failure> {
     let range: crate::cidr::Cidr = text.parse().map_err(|e| Failure::new(2, format!("SHOAL_TEST_GLOBAL: {e}")))?;
     range.take_as_global_in_tests();
     Ok(())
-}
-
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        // A file that may not grow further is an error of that write, not the end of the process without a word.
-        drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits for a signal; gives the exit code that it stands for.
-    async fn next(&mut self) -> u8 {
-        tokio::select! {
-            _ = self.interrupt.recv() => 130,
-            _ = self.terminate.recv() => 143,
-            _ = self.hang_up.recv() => 143,
-        }
-    }
 }
 
 /// A URL at which others reach this listener: for a wildcard the address that the default route leaves from.
@@ -389,83 +405,4 @@ fn reachable(local: SocketAddr) -> String {
         ip => ip,
     };
     format!("http://{}", SocketAddr::new(ip, local.port()))
-}
-
-async fn ask(base: &str, path: &str) -> Result<(u16, bytes::Bytes), Failure> {
-    let url = Url::parse(base).map_err(|error| Failure::new(2, format!("{base}: {error}")))?;
-    if url.tls {
-        return Err(Failure::new(2, format!("{base}: this command speaks plain http only")));
-    }
-    crate::client::get(&url.tracker().below(path)).await.map_err(|text| Failure::new(4, text))
-}
-
-async fn ask_json(base: &str, path: &str) -> Result<Value, Failure> {
-    let (status, body) = ask(base, path).await?;
-    let value: Option<Value> = serde_json::from_slice(&body).ok();
-    match (status, value) {
-        (200, Some(value)) => Ok(value),
-        (_, Some(Value::Object(fields))) if fields.contains_key("error") => {
-            Err(Failure::new(8, format!("{base}{path}: {}", fields["error"].as_str().unwrap_or_default()))
-                .hint("this needs the URL of the tracker's admin port"))
-        }
-        _ => Err(Failure::new(3, format!("{base}{path}: not the answer of a tracker's admin port (status {status})"))),
-    }
-}
-
-async fn swarms(url: &str, id: Option<SwarmId>, output: Output) -> Result<(), Failure> {
-    let path = id.map_or("/v1/swarms".to_owned(), |id| format!("/v1/swarms/{id}"));
-    let answer = ask_json(url, &path).await?;
-    let field = |row: &Value, name: &str| match &row[name] {
-        Value::String(text) => text.chars().filter(|c| !c.is_control()).collect(),
-        other => other.to_string(),
-    };
-    for row in answer["rows"].as_array().into_iter().flatten() {
-        output.record(if id.is_some() { "peer" } else { "swarm" }, row);
-        let columns: Vec<String> = if id.is_some() {
-            let role = if row["seed"] == true { "seed" } else { "leecher" };
-            vec![
-                format!("{} {}", field(row, "ip"), field(row, "port")),
-                role.into(),
-                field(row, "zone"),
-                field(row, "label"),
-            ]
-        } else {
-            let count = |name| format!("{name} {}", field(row, name));
-            vec![field(row, "swarm"), count("seeds"), count("leechers"), count("completed")]
-        };
-        output.line(columns.join("  ").trim_end());
-    }
-    Ok(())
-}
-
-async fn status(url: &str, output: Output) -> Result<(), Failure> {
-    let answer = ask_json(url, "/v1/status").await?;
-    let status: Status = serde_json::from_value(answer.clone())
-        .map_err(|error| Failure::new(3, format!("{url}: not the status of a tracker: {error}")))?;
-    output.record("status", &answer);
-    output.line(&format!(
-        "up {}  swarms {}  peers {}  manifests {}  requests {}  announces {}  handed out {}  refused {}  too fast {}",
-        format_duration(Duration::from_secs(status.uptime_s)),
-        status.swarms,
-        status.peers,
-        status.manifests,
-        status.requests,
-        status.announces,
-        status.peers_handed_out,
-        status.refused,
-        status.rate_limited
-    ));
-    Ok(())
-}
-
-async fn health(url: &str, output: Output) -> Result<(), Failure> {
-    match ask(url, "/healthz").await {
-        Ok((200, _)) => {
-            output.line("ok");
-            Ok(())
-        }
-        Ok((status, _)) => Err(Failure::new(1, format!("{url} answers with status {status}"))),
-        Err(failure) if failure.code == 4 => Err(Failure { code: 1, ..failure }),
-        Err(failure) => Err(failure),
-    }
 }

@@ -73,6 +73,43 @@ pub struct Settings {
     #[arg(long, env = "SHOAL_TRUST_FORWARDED", value_name = "CIDR", value_delimiter = ',')]
     #[serde(deserialize_with = "cidrs")]
     pub trust_forwarded: Vec<Cidr>,
+    /// In the file only, as each of the following: on the command line these stand beside the settings of a tracker.
+    #[arg(skip)]
+    pub quiet: Option<u8>,
+    /// How much more than warnings is logged.
+    #[arg(skip)]
+    pub verbose: Option<u8>,
+    /// Records on stdout.
+    #[arg(skip)]
+    pub json: Option<bool>,
+    /// Colours on stderr.
+    #[arg(skip)]
+    pub color: Option<Color>,
+    /// Form of the log.
+    #[arg(skip)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// When stderr is coloured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Form of the log on stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line.
+    Json,
 }
 
 fn parse_rate(text: &str) -> Result<u32, String> {
@@ -141,6 +178,11 @@ impl Settings {
             allow: self.allow.or(base.allow),
             trust_advertised: list(self.trust_advertised, base.trust_advertised),
             trust_forwarded: list(self.trust_forwarded, base.trust_forwarded),
+            quiet: self.quiet.or(base.quiet),
+            verbose: self.verbose.or(base.verbose),
+            json: self.json.or(base.json),
+            color: self.color.or(base.color),
+            log_format: self.log_format.or(base.log_format),
         }
     }
 
@@ -267,6 +309,16 @@ impl Settings {
                 None => writeln!(out, "# {help}\n# {key} =\n"),
             };
         }
+        let word = |text: String| quote(text.to_lowercase());
+        for (key, value) in [
+            ("quiet", self.quiet.map(|n| n.to_string())),
+            ("verbose", self.verbose.map(|n| n.to_string())),
+            ("json", self.json.map(|on| on.to_string())),
+            ("color", self.color.map(|when| word(format!("{when:?}")))),
+            ("log-format", self.log_format.map(|form| word(format!("{form:?}")))),
+        ] {
+            let _ = value.map(|value| writeln!(out, "{key} = {value}"));
+        }
         out
     }
 }
@@ -292,13 +344,16 @@ mod tests {
     #[test]
     fn the_printed_file_says_the_same_when_read_again() {
         let text = "listen = '127.0.0.1:1234'\nmax-data = '1MiB'\nmanifest-ttl = '2h'\npeer-ttl = '7s'\nrate-limit = '9/s'\n\
-                    trust-advertised = ['10.0.0.0/8']\nadmin-listen = 'off'\ndata = '/x'\n";
+                    trust-advertised = ['10.0.0.0/8']\nadmin-listen = 'off'\ndata = '/x'\nquiet = 2\nverbose = 1\n\
+                    json = true\ncolor = 'never'\nlog-format = 'json'\n";
         let first = Settings::from_toml(text).unwrap();
         let printed = first.to_toml();
         let second = Settings::from_toml(&printed).unwrap();
         assert_eq!(printed, second.to_toml());
         assert_eq!(second.service().unwrap().registry.peer_ttl_s, Some(7));
         assert_eq!((second.disk(None).max_bytes, second.admin_addr()), (1 << 20, Ok(None)));
+        assert_eq!((second.quiet, second.verbose, second.json), (Some(2), Some(1), Some(true)));
+        assert_eq!((second.color, second.log_format), (Some(Color::Never), Some(LogFormat::Json)));
         for key in ["listen", "allow", "announce-interval", "trust-forwarded"] {
             assert!(printed.contains(key), "{key}");
         }

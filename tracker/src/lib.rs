@@ -9,11 +9,11 @@
 
 mod admin;
 mod answer;
+mod ask;
 pub mod cidr;
 pub mod cli;
 mod client;
 pub mod config;
-pub mod descriptors;
 pub mod disk;
 mod doors;
 mod front;
@@ -26,12 +26,14 @@ pub mod manifests;
 mod output;
 mod patience;
 mod payload;
+pub mod process;
 mod quick;
 pub mod registry;
 pub mod rng;
 pub mod routes;
 pub mod server;
 pub mod service;
+mod signals;
 pub mod swarm;
 
 pub use disk::{DiskConfig, DiskStore};

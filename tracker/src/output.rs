@@ -35,6 +35,11 @@ impl Output {
         }
     }
 
+    /// Talk that was asked for.
+    pub(crate) fn talk(self, text: &str) {
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+
     /// An error: what, where, what to do.
     pub(crate) fn error(self, text: &str, hint: Option<&str>) {
         let _ = writeln!(std::io::stderr(), "error: {text}");

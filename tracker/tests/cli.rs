@@ -87,6 +87,58 @@ fn programs_get_json_lines_and_the_operator_gets_lists() {
 }
 
 #[test]
+fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tracker.toml");
+    std::fs::write(&path, "max-handout = 7\nquiet = 2\nlog-format = 'json'\n").unwrap();
+    let file = path.to_str().unwrap();
+    let config = |words: &[&str], environment: &[(&str, &str)]| {
+        let output = command(words).envs(environment.iter().copied()).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line =
+            text.lines().find(|line| line.trim_start_matches("# ").starts_with("max-handout =")).map(str::to_owned);
+        (output.status.code(), line.unwrap_or_default())
+    };
+    let five = ("SHOAL_MAX_HANDOUT", "5");
+    for (words, environment, expected) in [
+        (&["config"][..], &[][..], "# max-handout = 50"),
+        (&["--config", file, "config"], &[], "max-handout = 7"),
+        (&["config", "--config", file], &[five], "max-handout = 5"),
+        (&["--max-handout", "9", "config"], &[five], "max-handout = 9"),
+        (&["config", "--max-handout", "8"], &[five], "max-handout = 8"),
+        (&["--max-handout", "9", "config", "--max-handout", "8"], &[five], "max-handout = 8"),
+        (&["--no-config", "config"], &[("SHOAL_CONFIG", file)], "# max-handout = 50"),
+        (&["--config", file, "config"], &[("SHOAL_NO_CONFIG", "1")], "max-handout = 7"),
+        (&["config", "--progress", "none"], &[], "# max-handout = 50"),
+    ] {
+        assert_eq!(config(words, environment), (Some(0), expected.to_owned()), "{words:?} {environment:?}");
+    }
+    assert_eq!(config(&["--no-config", "--config", file, "config"], &[]).0, Some(2));
+    assert_eq!(config(&["config"], &[("SHOAL_NO_CONFIG", "1"), ("SHOAL_CONFIG", file)]).0, Some(2));
+}
+
+#[test]
+fn a_signal_gets_a_line_of_status_and_a_closing_terminal_may_not_matter() {
+    let data = tempfile::tempdir().unwrap();
+    let words =
+        ["--listen", "127.0.0.1:0", "--admin-listen", "off", "--no-config", "--data", data.path().to_str().unwrap()];
+    let mut nohup = Command::new("nohup");
+    nohup.arg(env!("CARGO_BIN_EXE_tracker")).args(words).env_clear();
+    let mut child = nohup.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let send =
+        |name: &str| assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+    send("-HUP");
+    send("-USR1");
+    let status = stderr.by_ref().lines().map_while(Result::ok).find(|line| line.contains("swarms 0"));
+    assert!(status.is_some(), "it ended, or said nothing");
+    send("-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn a_home_that_is_no_directory_has_no_configuration() {
     let output = command(&["config"]).env("HOME", "/dev/null").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

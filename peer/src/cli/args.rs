@@ -244,7 +244,7 @@ pub struct FetchArgs {
     #[arg(long, value_name = "ID", help_heading = "Content")]
     pub id: Option<ContentId>,
     /// Exactly this path [default: ./NAME]; an existing empty directory or mount point is filled
-    #[arg(short, long, value_name = "PATH", help_heading = "Content", conflicts_with = "into")]
+    #[arg(short, long, value_name = "PATH", help_heading = "Content")]
     pub output: Option<PathBuf>,
     /// Into this directory, under the content's name
     #[arg(long, value_name = "DIR", help_heading = "Content")]
@@ -277,7 +277,7 @@ pub struct FetchArgs {
     #[arg(long, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue, help_heading = "Target")]
     pub no_resume: bool,
     /// Replace a target that differs
-    #[arg(long, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue, help_heading = "Target", conflicts_with = "repair")]
+    #[arg(long, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue, help_heading = "Target")]
     pub overwrite: bool,
     /// Keep the good pieces of a target that differs, fetch the rest
     #[arg(long, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue, help_heading = "Target")]
@@ -340,7 +340,7 @@ pub struct ShowArgs {
     #[arg(long, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     pub files: bool,
     /// Print only lines that `b3sum --check` reads
-    #[arg(long, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue, conflicts_with = "files")]
+    #[arg(long, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     pub b3sum: bool,
 }
 

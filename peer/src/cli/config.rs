@@ -6,6 +6,7 @@
 use crate::failure::{Failure, FailureKind};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Command};
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
@@ -18,8 +19,15 @@ const NOT_IN_FILES: [&str; 10] =
 /// # Errors
 /// When the file can't be read, has an unknown key, or a value that its flag doesn't take.
 pub fn apply(command: &Command, matches: &ArgMatches) -> Result<Option<Command>, Failure> {
-    if matches.get_flag("no_config") {
-        return Ok(None);
+    // A file that the command line names is read, whatever the environment says.
+    let place = |id, is_set: bool| matches.value_source(id).filter(|_| is_set);
+    let names_a_file = place("config", matches.contains_id("config"));
+    match place("no_config", matches.get_flag("no_config")).cmp(&names_a_file) {
+        Ordering::Equal if names_a_file.is_some() => {
+            return Err(Failure::new(FailureKind::Usage, "--no-config cannot be used with --config"));
+        }
+        Ordering::Greater => return Ok(None),
+        _ => {}
     }
     let Some((path, text)) = read(matches.get_one::<PathBuf>("config"))? else { return Ok(None) };
     let sub = matches.subcommand_name().unwrap_or_default();
@@ -48,7 +56,7 @@ fn read(named: Option<&PathBuf>) -> Result<Option<(PathBuf, String)>, Failure> {
     Ok(None)
 }
 
-fn overlay(mut command: Command, sub: &str, path: &Path, text: &str) -> Result<Command, Failure> {
+pub(super) fn overlay(mut command: Command, sub: &str, path: &Path, text: &str) -> Result<Command, Failure> {
     let wrong = |what: String| Failure::new(FailureKind::Usage, format!("{}: {what}", path.display()));
     let table: Table = text.parse().map_err(|error: toml::de::Error| wrong(error.message().to_owned()))?;
     let mut found: Vec<(String, Vec<String>)> = Vec::new();

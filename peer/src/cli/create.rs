@@ -70,7 +70,7 @@ pub(super) async fn scan_path(path: &Path, args: &ScanArgs, context: &Context) -
 pub(super) async fn scan_with(path: &Path, options: ScanOptions, context: &Context) -> Result<Scanned, Failure> {
     let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
     let (path, cancelled): (PathBuf, _) = (path.to_owned(), context.signals.cancelled());
-    let result = progress::blocking(&context.output, &name, "hashing", move |progress| {
+    let result = progress::blocking(context, &name, "hashing", move |progress| {
         scan(&path, &options, &|ScanProgress { done, total, .. }| progress(done, total), &cancelled)
     });
     let result = result.await;

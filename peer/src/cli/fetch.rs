@@ -275,7 +275,7 @@ async fn open(
             cancelled.store(true, Ordering::Relaxed);
         })
     });
-    let result = blocking(&context.output, name, "checking", move |progress| {
+    let result = blocking(context, name, "checking", move |progress| {
         let waiting = |pid: u32| {
             let text = format!("process {pid} is fetching this to the same place; waiting for its result");
             output.say_once("waiting", &text);

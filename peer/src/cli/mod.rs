@@ -11,6 +11,7 @@ mod create;
 mod demo;
 mod fetch;
 pub mod output;
+mod precedence;
 mod progress;
 mod publish;
 mod seed;
@@ -84,7 +85,7 @@ fn run(json: bool) -> u8 {
     }
     let output = Output::new(&args.global);
     start_log(&args, &output);
-    let _ = shoal_tracker::descriptors::take_all();
+    let _ = shoal_tracker::process::take_all_descriptors();
     // The other half of the cores is for the threads that hash and write, and for the other end where that is on this
     // machine: with as many workers as cores each arrival woke a second one, and on two cores a fetch of 2 GiB took 0.88
     // instead of 0.81 times as long as the floor (`limits pair`).
@@ -138,7 +139,9 @@ fn parse() -> Result<Args, Refused> {
         Some(command) => command.try_get_matches().map_err(Refused::Parser)?,
         None => first,
     };
-    Args::from_arg_matches(&matches).map_err(Refused::Parser)
+    let mut args = Args::from_arg_matches(&matches).map_err(Refused::Parser)?;
+    precedence::settle(&mut args, &matches).map_err(Refused::Parser)?;
+    Ok(args)
 }
 
 fn start_log(args: &Args, output: &Output) {

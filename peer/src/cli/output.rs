@@ -164,6 +164,11 @@ impl Output {
         if self.inner.json { self.stdout(line.as_bytes()) } else { self.stderr(line.trim_end()) }
     }
 
+    /// The last record of who leaves at once.
+    pub fn last_record(&self, failure: &Failure) {
+        self.record("result", &failure_fields(failure));
+    }
+
     /// Talk.
     pub fn say(&self, text: &str) {
         if self.inner.quiet < 2 {

@@ -1,5 +1,6 @@
 //! Progress: a bar on a terminal, a line each 10 s elsewhere, a record each second for programs.
 
+use super::Context;
 use super::args::ProgressMode;
 use super::output::Output;
 use crate::engine::Stats;
@@ -91,7 +92,11 @@ impl Progress {
     pub(super) fn insist(&self, stats: &Stats, seed: bool) {
         let text = if seed { seed_text(stats) } else { fetch_text(stats) };
         let percent = if seed { String::new() } else { format!("{} %  ", percent(stats.done, stats.total)) };
-        self.output.insist(&format!("{}  {percent}{text}", self.name));
+        self.insist_on(&format!("{percent}{text}"));
+    }
+
+    fn insist_on(&self, text: &str) {
+        self.output.insist(&format!("{}  {text}", self.name));
     }
 
     /// Takes the bar away; without a terminal the last line follows.
@@ -179,7 +184,7 @@ impl Drop for Progress {
 /// # Errors
 /// What the work returns, or our own bug when it panics.
 pub(super) async fn blocking<T: Send + 'static>(
-    output: &Output,
+    context: &Context,
     name: &str,
     verb: &str,
     work: impl FnOnce(&(dyn Fn(u64, u64) + Sync)) -> Result<T, Failure> + Send + 'static,
@@ -192,7 +197,8 @@ pub(super) async fn blocking<T: Send + 'static>(
             theirs.1.store(total, Ordering::Relaxed);
         })
     });
-    let mut progress = Progress::new(output, name);
+    let mut progress = Progress::new(&context.output, name);
+    let mut signals = context.signals.clone();
     let (start, mut tick) = (Instant::now(), tokio::time::interval(TICK));
     // The first tick is immediate, and most work is done before it would be worth a line.
     tick.tick().await;
@@ -202,11 +208,13 @@ pub(super) async fn blocking<T: Send + 'static>(
                 progress.end();
                 return result.unwrap_or_else(|error| Err(Failure::new(FailureKind::Bug, format!("{verb} {name}: {error}"))));
             }
-            _ = tick.tick() => {
+            insists = async { tokio::select! { () = signals.usr1() => true, _ = tick.tick() => false } } => {
                 let (done, total) = (counts.0.load(Ordering::Relaxed), counts.1.load(Ordering::Relaxed));
-                if total > 0 {
-                    let rate = done as f64 / start.elapsed().as_secs_f64();
-                    progress.work(verb, done, total, rate as u64);
+                let rate = (done as f64 / start.elapsed().as_secs_f64()) as u64;
+                if insists {
+                    progress.insist_on(&format!("{verb} {}", pair(done, total)).add_rate(rate, done, total));
+                } else if total > 0 {
+                    progress.work(verb, done, total, rate);
                 }
             }
         }

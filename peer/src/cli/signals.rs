@@ -2,11 +2,16 @@
 
 use super::output::Output;
 use crate::failure::{Failure, FailureKind};
+use shoal_tracker::process::hang_up_is_ignored;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+
+/// How long a last record may take, after which the process is gone.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Why an end is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +56,7 @@ impl Signals {
         let mut int = signal(SignalKind::interrupt())?;
         let mut term = signal(SignalKind::terminate())?;
         // `nohup` means that a closing terminal doesn't matter.
-        let mut hup = if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
+        let mut hup = if hang_up_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
         let mut one = signal(SignalKind::user_defined1())?;
         // A file that may not grow further is an error of that write, not the end of the process without a word.
         drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
@@ -70,7 +75,7 @@ impl Signals {
                     }
                 };
                 if asked {
-                    leave(what);
+                    leave(what, &output);
                 }
                 asked = true;
                 flag.store(true, Ordering::Relaxed);
@@ -111,13 +116,17 @@ impl Signals {
 
 /// The second signal: what is on disk is always fit to go on from, so nothing has to be saved.
 #[expect(clippy::exit, reason = "the user asked twice; every destructor could wait for something")]
-fn leave(stop: Stop) -> ! {
-    std::process::exit(stop.failure().kind.exit_code().into())
-}
-
-fn hangup_is_ignored() -> bool {
-    const HUP_BIT: u64 = 1;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(str::trim);
-    mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).is_some_and(|mask| mask & HUP_BIT != 0)
+fn leave(stop: Stop, output: &Output) -> ! {
+    let failure = stop.failure();
+    let code = failure.kind.exit_code().into();
+    // Whoever reads records waits for the last one; but nobody may read, and then the write would wait for ever.
+    let (output, (told, is_told)) = (output.clone(), std::sync::mpsc::channel());
+    let tell = move || {
+        output.last_record(&failure);
+        let _ = told.send(());
+    };
+    if std::thread::Builder::new().spawn(tell).is_ok() {
+        let _ = is_told.recv_timeout(LAST_WORDS);
+    }
+    std::process::exit(code)
 }

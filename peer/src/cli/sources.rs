@@ -6,14 +6,16 @@ use super::signals::Signals;
 use crate::engine::Engine;
 use crate::failure::{Failure, FailureKind};
 use crate::net::http_client::{HttpClient, HttpError, Nearest, is_at_home};
-use crate::store::read_journal_manifest;
+use crate::store::{read_journal_manifest, unfinished};
 use shoal_protocol::address::{Reach, reach};
 use shoal_protocol::geometry::Large;
 use shoal_protocol::limits::MANIFEST_BYTES;
 use shoal_protocol::link::{Url, UrlError};
 use shoal_protocol::tree::root_of;
 use shoal_protocol::{ContentId, Hash, Manifest, ManifestError};
+use std::ffi::OsStr;
 use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -371,8 +373,15 @@ fn journal(place: Journals<'_>, id: ContentId) -> Option<(Manifest, Reach, PathB
             .take(JOURNALS * 64)
             .filter_map(|entry| {
                 let name = entry.file_name();
-                let out = name.to_str()?.strip_suffix(".part.journal")?;
-                Some(dir.join(out))
+                match name.as_bytes().strip_suffix(b".part.journal") {
+                    Some(out) => Some(dir.join(OsStr::from_bytes(out))),
+                    // What is fetched into a directory that was there has its journal inside.
+                    None => entry
+                        .file_type()
+                        .is_ok_and(|kind| kind.is_dir())
+                        .then(|| entry.path())
+                        .filter(|p| unfinished(p)),
+                }
             })
             .take(JOURNALS)
             .find_map(look),

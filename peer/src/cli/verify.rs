@@ -95,7 +95,7 @@ pub(super) async fn check(
 ) -> Result<Report, Failure> {
     let (manifest, path, cancelled) = (Arc::clone(manifest), path.to_owned(), context.signals.cancelled());
     let name = shown_name(&manifest);
-    let result = progress::blocking(&context.output, &name, "verifying", move |progress| {
+    let result = progress::blocking(context, &name, "verifying", move |progress| {
         verify(&manifest, &path, cvs.as_deref(), progress, &cancelled)
     });
     let result = result.await;
