@@ -117,7 +117,8 @@ fn a_manifest_that_is_none_exits_with_3_by_every_door() {
     for name in ["out", "out.part", "out.part.journal"] {
         assert!(!world.path(name).exists());
     }
-    assert!(!world.path("../tool").exists());
+    // One of them names ../tool: beside what is fetched, or beside all of it.
+    assert!(!world.path("tool").exists() && !world.path("../tool").exists());
 }
 
 #[test]

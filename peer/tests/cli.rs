@@ -292,16 +292,16 @@ fn a_host_that_says_nothing_holds_nobody_up() {
     let dir = tempfile::tempdir().unwrap();
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let link = format!("http://{}/m/{}", silent.local_addr().unwrap(), "ab".repeat(32));
-    // It waits for an answer of this host for two minutes when nobody says otherwise.
-    let start = std::time::Instant::now();
     let mut child = peer(dir.path()).args(["fetch", &link]).stderr(Stdio::null()).spawn().unwrap();
     let _accepted = silent.accept().unwrap();
     let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
+    let asked = std::time::Instant::now();
     let output = run(dir.path(), &["fetch", &link, "--timeout", "1s"]);
     assert_eq!(code(&output), 4, "{}", err(&output));
-    assert!(start.elapsed() < std::time::Duration::from_secs(60));
+    // It would wait for half a minute when nobody says otherwise.
+    assert!(asked.elapsed() < std::time::Duration::from_secs(12), "{:?}", asked.elapsed());
 }
 
 #[cfg(unix)]

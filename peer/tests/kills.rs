@@ -9,8 +9,8 @@ use common::{MIB, Running, World, content, host_of, number};
 use std::fs;
 use std::time::Duration;
 
-/// What was asked for, or was no whole piece, when a seed was killed: that may travel again.
-const IN_FLIGHT: u64 = MIB as u64 / 2;
+/// What was on its way when a process was killed may travel again: a piece here and there, of 64 in all.
+const IN_FLIGHT: u64 = 64 << 10;
 const SIZE: usize = 4 * MIB;
 
 fn moments() -> Vec<Duration> {

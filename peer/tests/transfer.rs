@@ -318,7 +318,7 @@ fn a_seed_ends_when_its_condition_is_met() {
             "complete=2" => assert_eq!(row["finished_peers"], 2, "{row}"),
             "copies=2" => assert!(row["copies"].as_f64().unwrap() >= 2.0, "{row}"),
             "uploaded=3M" => assert!(number(row, "sent") >= 3 * MIB as u64, "{row}"),
-            _ => {}
+            _ => assert!(number(row, "sent") >= 3 * MIB as u64, "it didn't wait for who was fetching: {row}"),
         }
         for fetch in &mut fetches {
             fetch.wait("completion", |record| record["type"] == "complete");

@@ -220,16 +220,22 @@ fn a_fetch_that_announces_to_it() {
 fn who_looks_for_a_manifest_with_its_help() {
     run(async {
         let trap = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut looking = JoinSet::new();
         for case in cases(trap.local_addr().unwrap()) {
-            let (engine, name) = (engine().await, case.name);
-            let (tracker, _) = evil_tracker(case).await;
-            let id = shoal_protocol::ContentId([3; 32]);
-            let trackers = [url(tracker)];
-            let looking = engine.find_manifest(id, &trackers, &[], Some(Duration::from_millis(100)));
-            assert!(tokio::time::timeout(PATIENCE, looking).await.unwrap().is_err(), "{name}");
-            engine.shutdown().await;
-            let came = tokio::time::timeout(Duration::ZERO, trap.accept()).await;
-            assert!(came.is_err(), "{name}: somebody followed a redirect");
+            looking.spawn(async move {
+                let (engine, name) = (engine().await, case.name);
+                let (tracker, asked) = evil_tracker(case).await;
+                let (id, trackers) = (shoal_protocol::ContentId([3; 32]), [url(tracker)]);
+                let found = engine.find_manifest(id, &trackers, &[], Some(Duration::from_millis(500)));
+                assert!(tokio::time::timeout(PATIENCE, found).await.unwrap().is_err(), "{name}");
+                assert!(asked.load(Ordering::Relaxed) > 0, "{name}: it was never asked");
+                engine.shutdown().await;
+            });
         }
+        while let Some(looked) = looking.join_next().await {
+            looked.unwrap();
+        }
+        let came = tokio::time::timeout(Duration::ZERO, trap.accept()).await;
+        assert!(came.is_err(), "somebody followed a redirect");
     });
 }

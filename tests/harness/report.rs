@@ -45,6 +45,8 @@ pub struct Report {
     pub sent: Vec<u64>,
     /// What all uplinks could send in a second, bytes.
     pub uplinks: f64,
+    /// How often the one that was dialled most by one other was.
+    pub most_dials: u32,
     /// Control frames sent.
     pub messages: u64,
     /// Blocks sent.

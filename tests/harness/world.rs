@@ -14,7 +14,7 @@ use crate::report::Report;
 use shoal_peer::swarm::prng::Prng;
 use shoal_peer::swarm::{Input, Output, Time};
 use shoal_protocol::{Geometry, Hash, Message, PeerId, tree};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -134,6 +134,8 @@ pub struct World {
     /// Used again for each input's outputs.
     outputs: Vec<Output>,
     struck: Vec<bool>,
+    /// How often each host dialled each address.
+    dials: HashMap<(usize, SocketAddr), u32>,
     /// What waits for a stalled host.
     frozen: Vec<(usize, Event)>,
     report: Report,
@@ -180,6 +182,7 @@ impl World {
             conditional: Vec::new(),
             outputs: Vec::new(),
             struck: Vec::new(),
+            dials: HashMap::new(),
             frozen: Vec::new(),
             report: Report::default(),
         }

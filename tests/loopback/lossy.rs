@@ -23,7 +23,7 @@ fn twenty_complete_though_the_origin_goes_when_each_piece_is_out_once() {
     }
     eprintln!("{runs} origins went; they had sent at most {most:.3} copies");
     // The goal is 1.05 of a large content; of a small one the end is a larger part.
-    assert!(most <= 1.5, "{most}");
+    assert!(most <= 1.3, "{most}");
 }
 
 /// Gives how many copies the origin had sent when it went.

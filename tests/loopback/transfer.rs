@@ -42,7 +42,7 @@ fn who_limits_its_own_download_blames_nobody_for_it() {
         let mut source = Evil::accept(&listener, &hello(content.swarm(), 1)).await.unwrap();
         source.send(&Message::HaveAll).await.unwrap();
         // Of what comes at once the limit lets 8 KiB through in five seconds, and patience with a silent peer is four.
-        let until = Instant::now() + Duration::from_secs(8);
+        let until = Instant::now() + Duration::from_secs(5);
         let mut given = 0;
         while let Ok(said) = tokio::time::timeout_at(until.into(), source.next()).await {
             match said.unwrap() {
@@ -76,14 +76,16 @@ fn six_fetchers_get_it_from_the_origin_and_from_each_other() {
             let path = complete(fetch).await;
             assert!(content.is_at(&path));
         }
-        let sent = seed.stats.borrow().uploaded;
-        assert!(sent < 6 * (12 << 20), "the fetchers gave each other nothing: {sent}");
         for (fetch, engine) in fetches {
             fetch.stop(StopReason::Done).await;
             engine.shutdown().await;
         }
+        let stats = seed.stats.clone();
         seed.stop(StopReason::Done).await;
         origin.shutdown().await;
+        let copies = stats.borrow().uploaded as f64 / f64::from(12 << 20);
+        // 2.9 to 3.4 were seen: on loopback it is quicker than any of them.
+        assert!((1.0..5.0).contains(&copies), "the origin sent {copies} copies");
     });
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `SHOAL_MIB` is how much travels, `SHOAL_FETCHERS` how many are told of a victim.
 
-use crate::{MIB, Transfer, dir, peer};
+use crate::{MIB, Transfer, dir, peer, skipped};
 use harness::netns::{Family, Line, Net, Peers, Process};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -93,7 +93,7 @@ fn five_of_a_hundred_packets_lost_bring_no_transfer_to_a_stop() {
 fn twenty_of_a_hundred_packets_lost_end_nothing() {
     // TCP itself crawls, and waits up to two minutes between tries: when it ends is luck, so this is tried by hand only.
     if std::env::var_os("SHOAL_MIB").is_none() {
-        println!("skipped: SHOAL_MIB says how much to move");
+        skipped("SHOAL_MIB says how much to move");
         return;
     }
     over_a_lossy_line(20, number("SHOAL_MIB", 1) * MIB);

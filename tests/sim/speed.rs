@@ -77,7 +77,7 @@ fn a_long_fat_path_is_filled() {
     let world = World::new(4).pieces(512).piece_size(1 << 20).latency_ms(25.0);
     let report = world.origin(mbit(1000.0), mbit(1000.0)).fetchers(1, mbit(1000.0), mbit(1000.0)).run();
     must_complete(&report);
-    assert!(report.ratio() < 2.2, "{report}");
+    assert!(report.ratio() < 1.2, "{report}");
 }
 
 #[test]

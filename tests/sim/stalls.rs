@@ -81,7 +81,7 @@ fn a_peer_that_claims_all_and_can_read_nothing_costs_little() {
         let world = small(seed).pieces(128).seeds(3, up(), down()).fetchers(2, up(), down());
         let report = world.fault(When::At(shoal_peer::swarm::Time(0)), 1, Fault::CanNotRead).run();
         must_complete(&report);
-        assert!(report.last() < 4.0, "{report}");
+        assert!(report.last() < 1.5, "{report}");
     }
 }
 

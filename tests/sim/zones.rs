@@ -104,26 +104,26 @@ fn worst_with(fault: Fault) -> f64 {
 #[test]
 fn pieces_whose_owner_dies_are_brought_by_others() {
     let worst = worst_with(Fault::Kill);
-    assert!(worst < 4.0, "{worst} s");
+    assert!(worst < 2.2, "{worst} s");
 }
 
 #[test]
 fn pieces_whose_owner_falls_silent_are_brought_by_others() {
     // It is connected still, and 3 MiB are soon fetched: what it owned waits for as long as an owner may bring nothing.
     let worst = worst_with(Fault::Stall);
-    assert!(worst < 15.0, "{worst} s");
+    assert!(worst < 8.0, "{worst} s");
 }
 
 #[test]
 fn a_member_of_the_zone_that_gives_nothing_does_not_keep_the_content_out() {
     let worst = worst_with(Fault::Reject(RejectReason::Failed));
-    assert!(worst < 20.0, "{worst} s");
+    assert!(worst < 14.0, "{worst} s");
 }
 
 #[test]
 fn a_member_of_the_zone_that_takes_requests_and_sends_nothing_does_not_keep_the_content_out() {
     let worst = worst_with(Fault::Withhold);
-    assert!(worst < 20.0, "{worst} s");
+    assert!(worst < 14.0, "{worst} s");
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub struct Session {
     pub told: bool,
     /// It is to be closed; nothing more is asked or sent.
     pub closing: bool,
+    /// Of how many pieces it said whether it has them, before it had said it of all.
+    pub bits_told: u32,
     /// How often it had everything and lost some of it.
     pub falls: u32,
     /// The remote socket address.
@@ -154,6 +156,7 @@ impl Session {
             have: Bitfield::none(pieces),
             told: false,
             useful: 0,
+            bits_told: 0,
             pipeline: Pipeline::new(now, rtt_us),
             refused: BTreeMap::new(),
             probation: false,

@@ -25,11 +25,14 @@ impl Swarm {
             return Err(WireError::Unexpected("a second bitfield"));
         }
         match message {
+            Message::HaveAll | Message::HaveNone if session.bits_told > 0 => {
+                return Err(WireError::Unexpected("all or nothing after a part of a bitfield"));
+            }
             Message::HaveAll => session.have = Bitfield::all(pieces),
             Message::HaveNone => session.have = Bitfield::none(pieces),
             Message::Bitfield { first, count, bits } => {
-                // Ranges come in order without gaps; `useful` counts the pieces told so far until all are.
-                if *first != session.useful || first.checked_add(*count).is_none_or(|end| end > pieces) {
+                // Ranges come in order without gaps.
+                if *first != session.bits_told || first.checked_add(*count).is_none_or(|end| end > pieces) {
                     return Err(WireError::OutOfRange("bitfield range"));
                 }
                 for i in 0..*count {
@@ -37,8 +40,8 @@ impl Swarm {
                         session.have.set(first + i, true);
                     }
                 }
-                session.useful += count;
-                if session.useful < pieces {
+                session.bits_told += count;
+                if session.bits_told < pieces {
                     self.turns.note(conn, session);
                     return Ok(());
                 }

@@ -258,6 +258,9 @@ impl World {
                 self.hang_up(conn, Some(reason));
             }
             Output::Dial { addr } => {
+                let dials = self.dials.entry((host, addr)).or_default();
+                *dials += 1;
+                self.report.most_dials = self.report.most_dials.max(*dials);
                 let there = host_at(addr).filter(|to| !self.is_cut(host, *to));
                 let us = if there.is_none() && host_at(addr).is_some() { DIAL_US } else { 3 * self.latency_us };
                 let event = match there {
