@@ -7,6 +7,7 @@ pub mod announces;
 pub mod cost;
 
 use serde_json::json;
+use shoal_protocol::prng::Prng;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -81,16 +82,11 @@ pub fn human(value: f64) -> String {
     format!("{scaled:.2}{prefix}")
 }
 
-/// Fills with bytes that don't compress and are the same each time (SplitMix64).
+/// Fills with bytes that don't compress and are the same each time.
 pub fn fill(seed: u64, out: &mut [u8]) {
-    let mut state = seed;
+    let mut numbers = Prng::new(seed);
     for chunk in out.chunks_mut(8) {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let bytes = (z ^ (z >> 31)).to_le_bytes();
-        chunk.copy_from_slice(&bytes[..chunk.len()]);
+        chunk.copy_from_slice(&numbers.next().to_le_bytes()[..chunk.len()]);
     }
 }
 

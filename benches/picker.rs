@@ -2,8 +2,8 @@
 
 use benches::measure;
 use shoal_peer::swarm::picker::Picker;
-use shoal_peer::swarm::prng::Prng;
 use shoal_protocol::Bitfield;
+use shoal_protocol::prng::Prng;
 
 fn main() {
     for pieces in [2_048_u32, 65_536] {

@@ -22,6 +22,7 @@ pub mod link;
 pub mod manifest;
 pub mod message;
 pub mod path;
+pub mod prng;
 pub mod ranges;
 pub mod tree;
 pub mod units;

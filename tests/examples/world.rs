@@ -20,7 +20,7 @@
 
 use harness::{Fault, When, World, mbit};
 use shoal_peer::swarm::Time;
-use shoal_peer::swarm::prng::Prng;
+use shoal_protocol::prng::Prng;
 
 struct Args(Vec<String>);
 

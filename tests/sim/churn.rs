@@ -3,7 +3,7 @@
 use crate::{blocky, down, must_complete, small, up};
 use harness::{Fault, Report, When, World, mbit};
 use shoal_peer::swarm::Time;
-use shoal_peer::swarm::prng::Prng;
+use shoal_protocol::prng::Prng;
 
 #[test]
 fn once_every_piece_is_out_the_origin_may_die() {

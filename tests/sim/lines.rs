@@ -4,7 +4,7 @@
 use crate::{down, must_complete, up};
 use harness::{Fault, When, World};
 use shoal_peer::swarm::Time;
-use shoal_peer::swarm::prng::Prng;
+use shoal_protocol::prng::Prng;
 
 /// All hosts, the origin among them.
 const HOSTS: usize = 20;

@@ -80,15 +80,15 @@ pub(crate) fn decimal(out: &mut Vec<u8>, mut n: u32) {
 mod tests {
     use super::*;
     use crate::handout::Chosen;
-    use crate::rng::Rng;
     use crate::swarm::Key;
     use shoal_protocol::announce::HandoutPeer;
+    use shoal_protocol::prng::Prng;
     use shoal_protocol::{Handout, PeerId};
 
     #[test]
     fn it_is_what_serde_makes_of_the_handout() {
         let ips = ["10.0.0.1", "8.8.8.8", "127.0.0.1", "2a00::7", "::1", "fd00::1:0:2", "255.255.255.255", "0.0.0.0"];
-        let mut rng = Rng::new(4);
+        let mut rng = Prng::new(4);
         let mut sizes = [0; 3];
         for _ in 0..2_000 {
             let mut ip = || ips[rng.below(ips.len())].parse::<IpAddr>().unwrap();
@@ -96,19 +96,13 @@ mod tests {
             let id = PeerId([1; 16]);
             let asker = Asker { ip: mine, reached_at, key: Key::new(mine, 7171, id, &[]), id, seed: false, zone: "" };
             let mut peer = || {
-                let candidates = (0..rng.below(4)).map(|_| (ips[rng.below(ips.len())], rng.next_u64() as u16));
+                let candidates = (0..rng.below(4)).map(|_| (ips[rng.below(ips.len())], rng.next() as u16));
                 let candidates = candidates.map(|(ip, port)| SocketAddr::new(ip.parse().unwrap(), port)).collect();
                 let ip = ips[rng.below(ips.len())].parse().unwrap();
-                Chosen {
-                    ip,
-                    port: rng.next_u64() as u16,
-                    seed: rng.below(2) == 0,
-                    candidates,
-                    behind: rng.below(2) == 0,
-                }
+                Chosen { ip, port: rng.next() as u16, seed: rng.below(2) == 0, candidates, behind: rng.below(2) == 0 }
             };
             let peers: Vec<Chosen> = (0..5).map(|_| peer()).collect();
-            let mut number = || (rng.next_u64() >> (32 + rng.below(32))) as u32;
+            let mut number = || (rng.next() >> (32 + rng.below(32))) as u32;
             let (interval_s, seeds, leechers, completed) = (number(), number(), number(), number() % 3);
             let answer = Answer { interval_s, seeds, leechers, completed, peers };
             let trusted: Vec<Cidr> = if rng.below(2) == 0 { vec!["8.0.0.0/8".parse().unwrap()] } else { Vec::new() };

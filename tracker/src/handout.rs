@@ -17,12 +17,12 @@
 //! | loopback, link-local, multicast, reserved, or a port below 1024 | nobody |
 
 use crate::cidr::Cidr;
-use crate::rng::Rng;
 use crate::swarm::{Key, Peer, Swarm};
 use shoal_protocol::PeerId;
 use shoal_protocol::address::{Reach, canonical_addr, reach, subnet};
 use shoal_protocol::announce::zone_nearness;
 use shoal_protocol::limits::{CANDIDATES, PORT_MIN};
+use shoal_protocol::prng::Prng;
 use std::fmt;
 use std::hash::RandomState;
 use std::net::{IpAddr, SocketAddr};
@@ -73,7 +73,7 @@ pub fn pick(
     asker: &Asker<'_>,
     want: usize,
     now_s: u32,
-    rng: &mut Rng,
+    rng: &mut Prng,
 ) -> Vec<Chosen> {
     let mut picker = Picker { swarm, asker, now_s, taken: Vec::with_capacity(want) };
     let seeds = if asker.seed { 0..0 } else { 0..swarm.seeds() };
@@ -125,7 +125,7 @@ impl Picker<'_> {
     }
 
     /// Takes up to `count` peers of a range, each with the same chance.
-    fn random(&mut self, range: std::ops::Range<usize>, count: usize, rng: &mut Rng) {
+    fn random(&mut self, range: std::ops::Range<usize>, count: usize, rng: &mut Prng) {
         let goal = self.taken.len() + count;
         if range.len() <= 4 * count {
             let mut all: Vec<usize> = range.collect();
@@ -151,7 +151,7 @@ impl Picker<'_> {
     }
 
     /// Takes up to `count` near peers: those of the same zone or subnet, then the nearest of a larger random sample.
-    fn near(&mut self, hasher: &RandomState, count: usize, rng: &mut Rng) {
+    fn near(&mut self, hasher: &RandomState, count: usize, rng: &mut Prng) {
         if count == 0 || self.swarm.is_empty() {
             return;
         }
@@ -322,7 +322,7 @@ mod tests {
             by_id.id = PeerId(2_u128.to_be_bytes());
             for seed in 0..200 {
                 for who in [&me, &by_id] {
-                    let got = pick(&swarm, &hasher, who, 50, 0, &mut Rng::new(seed));
+                    let got = pick(&swarm, &hasher, who, 50, 0, &mut Prng::new(seed));
                     assert!(got.len() >= 2 && got.iter().all(|c| c.ip.to_string() != "10.0.0.1"));
                 }
             }
@@ -335,7 +335,7 @@ mod tests {
         let mut swarm = Swarm::default();
         (0..400).for_each(|n| add(&mut swarm, &hasher, n, 7171, n % 2 == 0, ""));
         for seed in 0..50 {
-            let mut rng = Rng::new(seed);
+            let mut rng = Prng::new(seed);
             let got = pick(&swarm, &hasher, &asker("9.9.9.9", "9.9.9.1", true, ""), 50, 0, &mut rng);
             assert!(got.len() == 50 && got.iter().all(|c| !c.seed));
             let got = pick(&swarm, &hasher, &asker("9.9.9.9", "9.9.9.1", false, ""), 50, 0, &mut rng);
@@ -349,7 +349,7 @@ mod tests {
         let hasher = RandomState::new();
         let mut swarm = Swarm::default();
         (0..5000).for_each(|n| add(&mut swarm, &hasher, n, 7171, n == 77, ""));
-        let got = pick(&swarm, &hasher, &asker("9.9.9.9", "9.9.9.1", false, ""), 20, 0, &mut Rng::new(1));
+        let got = pick(&swarm, &hasher, &asker("9.9.9.9", "9.9.9.1", false, ""), 20, 0, &mut Prng::new(1));
         assert_eq!((got.len(), got.iter().filter(|c| c.seed).count()), (20, 1));
         assert_eq!(got.iter().map(|c| c.ip).collect::<HashSet<_>>().len(), 20);
     }
@@ -364,7 +364,7 @@ mod tests {
         // Zone of peer 7: its rack has 20 peers of 20,000.
         let me = asker("9.9.9.9", "9.9.9.1", false, "dc3/room7/rack7");
         for want in [20, 50, 100] {
-            let got = pick(&swarm, &hasher, &me, want, 0, &mut Rng::new(want as u64));
+            let got = pick(&swarm, &hasher, &me, want, 0, &mut Prng::new(want as u64));
             let index = |c: &Chosen| match c.ip {
                 IpAddr::V4(ip) => u32::from(ip) as usize & 0xff_ffff,
                 IpAddr::V6(_) => 0,
@@ -375,11 +375,11 @@ mod tests {
             assert!(rack >= (want / 2).min(10) && far >= RANDOM_MIN / 2, "{want}: {rack} near, {far} far");
         }
         // A handout too small for both is random.
-        assert_eq!(pick(&swarm, &hasher, &me, 8, 0, &mut Rng::new(1)).len(), 8);
+        assert_eq!(pick(&swarm, &hasher, &me, 8, 0, &mut Prng::new(1)).len(), 8);
         // Without zones the subnet counts.
         let mut swarm = Swarm::default();
         (0..20_000).for_each(|n| add(&mut swarm, &hasher, n, 7171, false, ""));
-        let got = pick(&swarm, &hasher, &asker("10.0.5.250", "10.0.0.1", false, ""), 40, 0, &mut Rng::new(5));
+        let got = pick(&swarm, &hasher, &asker("10.0.5.250", "10.0.0.1", false, ""), 40, 0, &mut Prng::new(5));
         let near = got.iter().filter(|c| c.ip.to_string().starts_with("10.0.5.")).count();
         assert!((20..=32).contains(&near), "{near}");
     }
@@ -390,10 +390,10 @@ mod tests {
         let mut swarm = Swarm::default();
         (0..300).for_each(|n| add(&mut swarm, &hasher, n, if n % 3 == 0 { 7171 } else { 0 }, false, ""));
         let me = asker("9.9.9.9", "9.9.9.1", false, "");
-        let got = pick(&swarm, &hasher, &me, 50, 100, &mut Rng::new(1));
+        let got = pick(&swarm, &hasher, &me, 50, 100, &mut Prng::new(1));
         assert!(got.len() == 50 && got.iter().all(|c| c.port == 7171));
-        assert!(pick(&swarm, &hasher, &me, 50, 101, &mut Rng::new(1)).is_empty());
-        assert!(pick(&swarm, &hasher, &me, 0, 0, &mut Rng::new(1)).is_empty());
+        assert!(pick(&swarm, &hasher, &me, 50, 101, &mut Prng::new(1)).is_empty());
+        assert!(pick(&swarm, &hasher, &me, 0, 0, &mut Prng::new(1)).is_empty());
     }
 
     fn texts(peer: &Chosen, asker: &Asker<'_>, trusted: &[Cidr]) -> Vec<String> {

@@ -5,8 +5,8 @@
 //! Every answer is spread by 20 % either way, so that peers that came together don't return together. A large swarm is
 //! never told to come back so soon that it alone would send more than about 1,000 announces a second.
 
-use crate::rng::Rng;
 use shoal_protocol::limits::INTERVAL_S;
+use shoal_protocol::prng::Prng;
 
 /// Below this age everything is still in motion: a flash crowd finds itself within seconds.
 pub const YOUNG_S: u32 = 60;
@@ -32,7 +32,7 @@ pub fn interval_s(
     age_s: u32,
     (seeds, leechers): (usize, usize),
     everybody: usize,
-    rng: &mut Rng,
+    rng: &mut Prng,
 ) -> u32 {
     let peers = seeds + leechers;
     let base = fixed.unwrap_or_else(|| {
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn young_and_small_swarms_return_soon_and_old_ones_later() {
-        let mut rng = Rng::new(1);
+        let mut rng = Prng::new(1);
         for _ in 0..500 {
             let mut within = |age_s, counts, everybody, expected: std::ops::RangeInclusive<u32>| {
                 assert!(expected.contains(&interval_s(None, age_s, counts, everybody, &mut rng)), "{age_s} {counts:?}");
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn jitter_fills_its_bounds_and_stays_within_them() {
-        let mut rng = Rng::new(2);
+        let mut rng = Prng::new(2);
         let got: Vec<_> = (0..5000).map(|_| interval_s(Some(100), 0, (0, 0), 0, &mut rng)).collect();
         assert_eq!((got.iter().min(), got.iter().max()), (Some(&80), Some(&120)));
         assert_eq!(interval_s(Some(0), 0, (0, 0), 0, &mut rng), 1);

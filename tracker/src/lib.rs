@@ -29,7 +29,6 @@ mod payload;
 pub mod process;
 mod quick;
 pub mod registry;
-pub mod rng;
 pub mod routes;
 pub mod server;
 pub mod service;

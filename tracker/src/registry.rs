@@ -11,10 +11,10 @@
 use crate::cidr::Cidr;
 use crate::handout::{self, Asker, Chosen, pick};
 use crate::interval::{YOUNG_S, interval_s, ttl_s};
-use crate::rng::Rng;
 use crate::swarm::{Budget, Extra, Full, Key, Record, Swarm};
 use shoal_protocol::announce::{HandoutPeer, SwarmCounts};
 use shoal_protocol::limits::HANDOUT_PEERS;
+use shoal_protocol::prng::Prng;
 use shoal_protocol::{Announce, Event, Handout, SwarmId};
 use std::collections::HashMap;
 use std::hash::RandomState;
@@ -194,7 +194,7 @@ impl Registry {
         ip: IpAddr,
         reached_at: IpAddr,
         is_real: &dyn Fn(&SwarmId) -> bool,
-        rng: &mut Rng,
+        rng: &mut Prng,
     ) -> Result<Answer, RegistryFull> {
         let now_s = seconds(now_ms);
         let key = Key::new(ip, announce.port, announce.peer, &announce.candidates);
@@ -271,7 +271,7 @@ impl Registry {
     }
 
     /// Only who has both the address and the id of a record can end it.
-    fn stop(&self, shard: &mut Shard, announce: &Announce, key: Key, now_s: u32, rng: &mut Rng) -> Answer {
+    fn stop(&self, shard: &mut Shard, announce: &Announce, key: Key, now_s: u32, rng: &mut Prng) -> Answer {
         let (mut seeds, mut leechers, mut completed, mut age_s) = (0, 0, 0, 0);
         if let Some(at) = shard.index.get(&announce.swarm).copied() {
             let swarm = &mut shard.swarms[at as usize].1;
@@ -294,7 +294,7 @@ impl Registry {
     /// At a cap: removes a swarm and says how many peers went with it. One with at most one peer that isn't real, else
     /// any that isn't real, else a real one with at most one peer; the smallest of those looked at, then the longest
     /// silent.
-    fn make_room(&self, is_real: &dyn Fn(&SwarmId) -> bool, rng: &mut Rng) -> Option<usize> {
+    fn make_room(&self, is_real: &dyn Fn(&SwarmId) -> bool, rng: &mut Prng) -> Option<usize> {
         let start = rng.below(SHARDS);
         for (real, most) in [(false, 1), (false, usize::MAX), (true, 1)] {
             for n in 0..SHARDS {
@@ -435,7 +435,7 @@ mod tests {
     }
 
     fn tell(registry: &Registry, now_ms: u64, swarm: u8, peer: u16, event: Event, left: u64) -> Answer {
-        let rng = &mut Rng::new(u64::from(peer) + now_ms);
+        let rng = &mut Prng::new(u64::from(peer) + now_ms);
         registry.announce(now_ms, &announce(swarm, peer, event, left), ip(peer), ip(0), &|_| true, rng).unwrap()
     }
 
@@ -470,7 +470,7 @@ mod tests {
             let announce = Announce { candidates, ..announce(1, peer, event, 9) };
             let key = Key::new(from, 7171, announce.peer, &announce.candidates);
             let asker = Asker { ip: from, reached_at: ip(0), key, id: announce.peer, seed: false, zone: "" };
-            let answer = registry.announce(0, &announce, from, ip(0), &|_| true, &mut Rng::new(1)).unwrap();
+            let answer = registry.announce(0, &announce, from, ip(0), &|_| true, &mut Prng::new(1)).unwrap();
             let addrs = |peer: HandoutPeer| peer.addrs.join(" ");
             (answer.leechers, answer.handout(&asker, &[]).peers.into_iter().map(addrs).collect::<Vec<_>>())
         };
@@ -492,11 +492,11 @@ mod tests {
         let registry = Registry::new(RegistryConfig::default());
         tell(&registry, 0, 1, 1, Event::Started, 0);
         let stop = announce(1, 1, Event::Stopped, 0);
-        registry.announce(0, &stop, ip(2), ip(0), &|_| true, &mut Rng::new(1)).unwrap();
+        registry.announce(0, &stop, ip(2), ip(0), &|_| true, &mut Prng::new(1)).unwrap();
         let other_id = announce(1, 2, Event::Stopped, 0);
-        registry.announce(0, &other_id, ip(1), ip(0), &|_| true, &mut Rng::new(1)).unwrap();
+        registry.announce(0, &other_id, ip(1), ip(0), &|_| true, &mut Prng::new(1)).unwrap();
         assert_eq!(registry.totals(), (1, 1));
-        registry.announce(0, &stop, ip(1), ip(0), &|_| true, &mut Rng::new(1)).unwrap();
+        registry.announce(0, &stop, ip(1), ip(0), &|_| true, &mut Prng::new(1)).unwrap();
         assert_eq!(registry.totals(), (0, 0));
     }
 
@@ -530,7 +530,7 @@ mod tests {
         }
         tell(&registry, 0, 59, 4, Event::Started, 1);
         let refused =
-            registry.announce(0, &announce(60, 3, Event::Started, 1), ip(3), ip(0), &|_| true, &mut Rng::new(1));
+            registry.announce(0, &announce(60, 3, Event::Started, 1), ip(3), ip(0), &|_| true, &mut Prng::new(1));
         assert_eq!(refused.unwrap_err(), RegistryFull::Swarms);
         assert_eq!(registry.scrape(&SwarmId([1; 32])).leechers, 2);
     }
@@ -542,7 +542,7 @@ mod tests {
         let registry = Registry::new(config);
         // Swarms 1 and 2 have manifests; the first has many peers, the second only its origin.
         let is_real = |id: &SwarmId| *id == SwarmId([1; 32]) || *id == SwarmId([2; 32]);
-        let mut rng = Rng::new(9);
+        let mut rng = Prng::new(9);
         for peer in 1..=100 {
             registry.announce(0, &announce(1, peer, Event::Started, 1), ip(peer), ip(0), &is_real, &mut rng).unwrap();
         }
@@ -574,7 +574,7 @@ mod tests {
         }
         let ask = |peer| {
             let again = announce(1, peer, Event::Progress, 1);
-            registry.announce(0, &again, ip(peer), ip(0), &|_| true, &mut Rng::new(1)).map(|answer| answer.peers.len())
+            registry.announce(0, &again, ip(peer), ip(0), &|_| true, &mut Prng::new(1)).map(|answer| answer.peers.len())
         };
         assert_eq!((ask(1).unwrap(), ask(9).unwrap_err()), (1, RegistryFull::Tracker));
     }
@@ -583,7 +583,7 @@ mod tests {
     fn a_refused_peer_leaves_no_empty_swarm() {
         let registry = Registry::new(RegistryConfig { max_peers_per_swarm: 0, ..RegistryConfig::default() });
         let refused =
-            registry.announce(0, &announce(1, 1, Event::Started, 1), ip(1), ip(0), &|_| true, &mut Rng::new(1));
+            registry.announce(0, &announce(1, 1, Event::Started, 1), ip(1), ip(0), &|_| true, &mut Prng::new(1));
         assert_eq!(refused.unwrap_err(), RegistryFull::Peers);
         assert_eq!(registry.totals(), (0, 0));
     }

@@ -9,8 +9,8 @@ use crate::handout::Asker;
 use crate::limiter::Limiter;
 use crate::manifests::{ManifestSource, Refused};
 use crate::registry::{Answer, Registry, RegistryConfig, RegistryFull};
-use crate::rng::Rng;
 use crate::swarm::Key;
+use shoal_protocol::prng::Prng;
 use shoal_protocol::{Announce, Event, Handout, Scrape, SwarmId, address};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -240,8 +240,8 @@ impl Service {
         }
         let (remote, reached_at) = (address::canonical(remote), address::canonical(reached_at));
         // Each call has its own stream of numbers, and no lock is needed for it.
-        let mut rng = Rng::new(inner.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed));
-        let mut rng = Rng::new(rng.next_u64());
+        let mut rng = Prng::new(inner.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed));
+        let mut rng = Prng::new(rng.next());
         let is_real = |swarm: &SwarmId| inner.manifests.knows(swarm);
         let answer =
             inner.registry.announce(now_ms, announce, remote, reached_at, &is_real, &mut rng).map_err(|full| {

@@ -426,7 +426,7 @@ impl Swarm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Rng;
+    use shoal_protocol::prng::Prng;
     use std::collections::HashMap;
 
     fn record(ip: &str, port: u16, id: u8, seed: bool, zone: &str) -> Record {
@@ -490,7 +490,7 @@ mod tests {
     #[test]
     fn every_structure_agrees_after_any_sequence_of_changes() {
         let hasher = RandomState::new();
-        let (mut swarm, mut rng) = (Swarm::default(), Rng::new(3));
+        let (mut swarm, mut rng) = (Swarm::default(), Prng::new(3));
         let mut model: HashMap<(u8, u16), bool> = HashMap::new();
         for step in 0..6000 {
             let (host, port) = (rng.below(40) as u8, 7000 + rng.below(5) as u16);

@@ -13,10 +13,10 @@
 //! Limits: [`KNOWN_MAX`] addresses beside those that the user named, and [`CLAIMS_MAX`] that one host on the internet claims
 //! and at which nobody answered yet. At the limit who is of least use makes room.
 
-use super::prng::Prng;
 use super::{ConnId, Time};
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use shoal_protocol::address::{Reach, Trust, canonical_addr, customer, reach};
+use shoal_protocol::prng::Prng;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;

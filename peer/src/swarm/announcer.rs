@@ -4,9 +4,9 @@
 //! fails is tried again after one second, then twice as long each time, up to a minute, and hears of us as of a newcomer. The
 //! end of fetching is told until it was heard: what was on its way when the last piece came, or failed, doesn't count.
 
-use super::prng::Prng;
 use super::{Time, TrackerId};
 use shoal_protocol::announce::Event;
+use shoal_protocol::prng::Prng;
 use std::time::Duration;
 
 const BACK_OFF_MAX: Duration = Duration::from_secs(60);

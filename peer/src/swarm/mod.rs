@@ -87,7 +87,6 @@ mod invariants;
 pub mod pex;
 pub mod picker;
 pub mod pieces;
-pub mod prng;
 mod proofs;
 mod queue;
 pub mod rate;

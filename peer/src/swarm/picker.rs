@@ -5,8 +5,8 @@
 //! counted apart, as they change nothing in the order. Within a bucket the walk starts at a random place, so that peers
 //! which see the same counts choose differently.
 
-use super::prng::Prng;
 use shoal_protocol::Bitfield;
+use shoal_protocol::prng::Prng;
 
 const NOT_LISTED: u32 = u32::MAX;
 /// With fewer candidates than this all of them are compared.

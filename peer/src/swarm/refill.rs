@@ -5,12 +5,12 @@
 //! owes us or has yet to be asked for ([`steal`](super::steal)).
 
 use super::pieces::{BlockState, Stage};
-use super::prng::Prng;
 use super::requests::WINDOW_MIN;
 use super::session::Session;
 use super::state::Swarm;
 use super::{ConnId, Output, Time};
 use shoal_protocol::message::Block;
+use shoal_protocol::prng::Prng;
 use shoal_protocol::{Message, PeerId};
 use std::time::Duration;
 

@@ -16,6 +16,8 @@ pub use manifests::{manifest, structure};
 pub use session::session;
 pub use tracker::{announce, handout};
 
+use shoal_protocol::prng::Prng;
+
 /// An entry point.
 pub type Entry = fn(&[u8]);
 
@@ -83,22 +85,18 @@ impl<'a> Choices<'a> {
 
 /// splitmix64.
 #[derive(Debug, Clone)]
-pub struct Numbers(u64);
+pub struct Numbers(Prng);
 
 impl Numbers {
     /// From a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(Prng::new(seed))
     }
 
     /// The next number.
     pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
+        self.0.next()
     }
 
     /// Between 0 and 1.

@@ -4,10 +4,10 @@ use super::tracker::SWARM;
 use super::{Event, World};
 use crate::link::{Item, Lane, Payload, Slice, frame_bytes, transfer_time};
 use crate::report::SENT_SLOT_US;
-use shoal_peer::swarm::prng::Prng;
 use shoal_peer::swarm::{ConnId, Connected, Input, QUEUE_DEPTH, Time};
 use shoal_protocol::Message;
 use shoal_protocol::message::{Block, GoodbyeReason, Hello, RejectReason};
+use shoal_protocol::prng::Prng;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 

@@ -3,9 +3,9 @@
 use super::{Event, World};
 use shoal_peer::swarm::{Input, Time};
 use shoal_protocol::announce::{Announce, Event as AnnounceEvent, Handout, HandoutPeer};
+use shoal_protocol::prng::Prng;
 use shoal_protocol::{PeerId, SwarmId};
 use shoal_tracker::registry::{Registry, RegistryConfig};
-use shoal_tracker::rng::Rng;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// The swarm that everybody is in.
@@ -16,7 +16,7 @@ const REACHED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 255, 0, 1));
 #[derive(Debug)]
 pub(super) struct Tracker {
     registry: Registry,
-    rng: Rng,
+    rng: Prng,
     pub(super) dead: bool,
     seed: u64,
     /// When it last started with nothing, after the beginning.
@@ -31,7 +31,7 @@ impl Tracker {
     pub(super) fn new(seed: u64) -> Self {
         let registry = Registry::new(RegistryConfig::default());
         let answers = std::collections::BTreeMap::new();
-        Self { registry, rng: Rng::new(seed), dead: false, seed, started: None, relisted_s: None, answers }
+        Self { registry, rng: Prng::new(seed), dead: false, seed, started: None, relisted_s: None, answers }
     }
 
     /// It is there, and knows nobody.

@@ -1,20 +1,20 @@
-//! A small generator of random numbers (SplitMix64): seeded by its owner, so that what it decides can be replayed.
-//!
-//! It picks peers and spreads intervals. Nothing secret may depend on it.
+//! Pseudo-random numbers from a seed: SplitMix64 (Steele, Lea, Flood 2014). For choices that can be made again, never for
+//! secrets. Whoever uses them owns the generator and its seed.
 
-/// The state of one generator.
+/// A generator; the same seed gives the same numbers.
 #[derive(Debug, Clone)]
-pub struct Rng(u64);
+pub struct Prng(u64);
 
-impl Rng {
-    /// A generator whose whole future follows from `seed`.
+impl Prng {
+    /// Starts from a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// The next 64 bits.
-    pub fn next_u64(&mut self) -> u64 {
+    #[expect(clippy::should_implement_trait, reason = "a generator never ends, so it is no iterator")]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -22,12 +22,17 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `n`; 0 for `n` = 0. The bias of the multiply-shift is below `n / 2^64`.
+    /// A number below `n`; 0 if `n` is 0. The bias of the multiply-shift is below `n / 2^64`.
     pub fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next_u64()) * n as u128) >> 64) as usize
+        ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
 
-    /// Brings a list into random order.
+    /// A factor between `1 - spread` and `1 + spread`, so that peers don't act in step.
+    pub fn jitter(&mut self, spread: f64) -> f64 {
+        1.0 + spread * (self.below(2001) as f64 / 1000.0 - 1.0)
+    }
+
+    /// Puts a list into random order.
     pub fn shuffle<T>(&mut self, list: &mut [T]) {
         for i in (1..list.len()).rev() {
             list.swap(i, self.below(i + 1));
@@ -41,7 +46,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_numbers_within_bounds() {
-        let (mut a, mut b) = (Rng::new(7), Rng::new(7));
+        let (mut a, mut b) = (Prng::new(7), Prng::new(7));
         for n in 1..200 {
             let x = a.below(n);
             assert_eq!(x, b.below(n));
