@@ -7,6 +7,7 @@
 
 use crate::error::ManifestError;
 use crate::limits::{PACK_MEMBERS, PIECE_SIZE_AUTO_MAX, PIECE_SIZE_MAX, PIECE_SIZE_MIN, PIECES, PIECES_AIM};
+use std::ops::Range;
 
 /// The piece size for content of `total` bytes when nobody chose one. Frozen: the same bytes must be the same swarm.
 ///
@@ -78,6 +79,14 @@ pub struct Large {
     pub size: u64,
     /// Number of its first CV among all CVs of the content.
     pub first_cv: u32,
+}
+
+impl Large {
+    /// The numbers of its CVs among all CVs of the content, as indexes.
+    #[must_use]
+    pub fn cvs(&self) -> Range<usize> {
+        self.first_cv as usize..(self.first_cv + self.pieces) as usize
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -185,6 +194,12 @@ impl Geometry {
     #[must_use]
     pub fn members(&self) -> &[u32] {
         &self.members
+    }
+
+    /// Those of one pack, which is given as in [`Piece::Pack`].
+    #[must_use]
+    pub fn members_of(&self, first: u32, count: u32) -> &[u32] {
+        self.members.get(first as usize..(first + count) as usize).unwrap_or_default()
     }
 
     /// The large files in order.
@@ -366,7 +381,7 @@ mod tests {
                         cvs += 1;
                     }
                     Piece::Pack { first, count, length } => {
-                        let members = &g.members()[first as usize..][..count as usize];
+                        let members = &g.members_of(first, count);
                         let got: Vec<_> = members.iter().map(|m| (*m, 0, sizes[*m as usize])).collect();
                         prop_assert_eq!(&got, parts);
                         prop_assert_eq!(u64::from(length), parts.iter().map(|p| p.2).sum::<u64>());

@@ -3,7 +3,7 @@
 //! `K M G T` and `KiB MiB …` are 1024-based, `kB MB …` 1000-based. Rates are bytes per second, or bits with `Kbit Mbit
 //! Gbit` (1000-based). Durations are `500ms`, `30s`, `10m`, `2h`, `1d`.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 fn split(text: &str) -> Option<(f64, &str)> {
     let text = text.trim();
@@ -115,9 +115,46 @@ pub fn format_duration(duration: Duration) -> String {
     }
 }
 
+/// An instant as RFC 3339 in UTC with milliseconds.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    // Civil date from days, in eras of 400 years that begin on 1 March (H. Hinnant).
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
+        second / 3_600,
+        second / 60 % 60,
+        second % 60,
+        since.subsec_millis()
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn instants_are_written_as_rfc3339() {
+        for (s, ms, text) in [
+            (0, 0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399, 999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400, 0, "2000-02-29T00:00:00.000Z"),
+            (1_709_164_800, 5, "2024-02-29T00:00:00.005Z"),
+            (1_795_341_606, 100, "2026-11-22T10:00:06.100Z"),
+            (4_107_542_400, 0, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_millis(s * 1_000 + ms)), text);
+        }
+    }
 
     #[test]
     fn one_letter_is_binary_and_two_are_decimal() {

@@ -53,7 +53,7 @@ pub struct Slice {
     /// What is whole with it.
     pub payload: Vec<Payload>,
     /// Its receiver had yet to read what came before it.
-    pub lay: bool,
+    pub was_there: bool,
 }
 
 /// One direction of a connection. The lanes of a connection are neighbours, the one of who dialled first, and each end

@@ -183,7 +183,7 @@ impl Siege {
                 && to == conn
             {
                 bytes += u64::from(block.length);
-                self.feed(Input::BlockArrived { conn, block, lay: false });
+                self.feed(Input::BlockArrived { conn, block, was_there: false });
             }
         }
         for piece in std::mem::take(&mut self.whole) {
@@ -200,7 +200,7 @@ impl Siege {
                 Message::Request(_) if to == conn && answered => self.said.push((to, message)),
                 Message::Request(block) if to == conn => {
                     answered = true;
-                    self.feed(Input::BlockArrived { conn, block, lay: false });
+                    self.feed(Input::BlockArrived { conn, block, was_there: false });
                 }
                 Message::CvRequest { first, count } => {
                     let hashes = self.content.cvs[first as usize..(first + count) as usize].to_vec();

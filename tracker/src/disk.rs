@@ -250,7 +250,7 @@ fn check_cvs(manifest: &Manifest, bytes: &[u8]) -> Result<(), Refused> {
     }
     let (cvs, _) = bytes.as_chunks::<32>();
     for file in geometry.large() {
-        let own: &[Hash] = &cvs[file.first_cv as usize..][..file.pieces as usize];
+        let own: &[Hash] = &cvs[file.cvs()];
         if root_of(own) != Some(manifest.root(file.entry)) {
             return Err(Refused::new(400, format!("the CVs of entry {} don't fold to its root", file.entry)));
         }

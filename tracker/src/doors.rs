@@ -7,7 +7,7 @@
 //! have no limit of their own. The silent may take all places, as one costs 2 KiB: when there were at most 2,048 of them,
 //! those who were sent away came back at once, and 19,000 kept both cores busy with nothing else.
 
-use shoal_protocol::address::{Reach, canonical, reach, subnet};
+use shoal_protocol::address::{Reach, customer, reach};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Idle connections that hyper has, at most: each takes some 40 KiB, and who announces only isn't one of them.
-const ROOMY_MAX: usize = 2_048;
+const WITH_HYPER_MAX: usize = 2_048;
 /// Looking for the slowest takes a look at all.
 const LOOK_EVERY_MS: u64 = 100;
 /// How exactly it is known who has been idle longest.
@@ -25,11 +25,11 @@ const USED_EVERY_MS: u64 = 1_000;
 #[derive(Debug, Default)]
 struct State {
     open: usize,
-    by_address: HashMap<[u8; 9], usize>,
+    by_address: HashMap<IpAddr, usize>,
     /// Who has not yet asked anything, oldest first.
     silent: BTreeMap<u64, CancellationToken>,
     /// Who has been answered and asks nothing now, longest first: those that hyper has, and the others.
-    roomy: BTreeMap<u64, CancellationToken>,
+    with_hyper: BTreeMap<u64, CancellationToken>,
     idle: BTreeMap<u64, CancellationToken>,
     /// Who is being sent a long answer, and when part of that was last taken.
     sending: BTreeMap<u64, (CancellationToken, Arc<AtomicU64>)>,
@@ -40,7 +40,7 @@ struct State {
 
 impl State {
     fn remove(&mut self, number: u64) {
-        let lists = [&mut self.silent, &mut self.roomy, &mut self.idle];
+        let lists = [&mut self.silent, &mut self.with_hyper, &mut self.idle];
         if lists.into_iter().find_map(|list| list.remove(&number)).is_none() {
             self.sending.remove(&number);
         }
@@ -48,7 +48,7 @@ impl State {
 
     /// The one that goes for a newcomer.
     fn dispensable(&mut self, now_ms: u64, slow: Duration) -> Option<CancellationToken> {
-        let lists = [&mut self.silent, &mut self.roomy, &mut self.idle];
+        let lists = [&mut self.silent, &mut self.with_hyper, &mut self.idle];
         if let Some((_, token)) = lists.into_iter().find_map(BTreeMap::pop_first) {
             return Some(token);
         }
@@ -79,7 +79,7 @@ pub(crate) struct Doors {
 #[derive(Debug)]
 pub(crate) struct Place {
     doors: Doors,
-    address: Option<[u8; 9]>,
+    address: Option<IpAddr>,
     /// Its number in one of the lists.
     number: Mutex<u64>,
     /// When it was entered into the list of the idle, in milliseconds of its own age.
@@ -109,7 +109,7 @@ impl Doors {
     }
 
     fn enter_at(&self, ip: IpAddr, now_ms: u64) -> Option<Place> {
-        let address = key(ip);
+        let address = counted(ip);
         let mut state = self.state();
         if let Some(address) = &address
             && state.by_address.get(address).is_some_and(|count| *count >= self.per_address)
@@ -148,19 +148,9 @@ impl Doors {
 /// Of a place whose owner isn't in the list of the idle.
 const UNUSED: u64 = u64::MAX;
 
-fn key(ip: IpAddr) -> Option<[u8; 9]> {
-    if reach(ip) <= Reach::Private {
-        return None;
-    }
-    let (family, bytes) = match canonical(ip) {
-        IpAddr::V4(ip) => {
-            let [a, b, c, d] = ip.octets();
-            (4, [a, b, c, d, 0, 0, 0, 0])
-        }
-        IpAddr::V6(_) => (6, subnet(ip)),
-    };
-    let [a, b, c, d, e, f, g, h] = bytes;
-    Some([family, a, b, c, d, e, f, g, h])
+/// Who is counted: nobody of loopback and private networks.
+fn counted(ip: IpAddr) -> Option<IpAddr> {
+    (reach(ip) > Reach::Private).then(|| customer(ip))
 }
 
 impl Place {
@@ -195,12 +185,12 @@ impl Place {
         state.remove(*number);
         *number = state.next;
         state.next += 1;
-        if state.roomy.len() >= ROOMY_MAX
-            && let Some((_, token)) = state.roomy.pop_first()
+        if state.with_hyper.len() >= WITH_HYPER_MAX
+            && let Some((_, token)) = state.with_hyper.pop_first()
         {
             token.cancel();
         }
-        state.roomy.insert(*number, self.evicted.clone());
+        state.with_hyper.insert(*number, self.evicted.clone());
     }
 
     /// It was answered before it could be in anybody's way, at this age.
@@ -274,8 +264,8 @@ mod tests {
 
     #[test]
     fn the_idle_that_hyper_has_are_few_however_much_room_there_is() {
-        let doors = Doors::new(9 * ROOMY_MAX, 9, SLOW);
-        let held: Vec<_> = (0..ROOMY_MAX + 3).filter_map(|_| doors.enter(ip("10.0.0.1"))).collect();
+        let doors = Doors::new(9 * WITH_HYPER_MAX, 9, SLOW);
+        let held: Vec<_> = (0..WITH_HYPER_MAX + 3).filter_map(|_| doors.enter(ip("10.0.0.1"))).collect();
         held[0].used(0);
         for place in &held[2..] {
             place.busy();
@@ -346,6 +336,6 @@ mod tests {
         drop(six);
         let state = doors.state();
         assert!(state.open == 0 && state.by_address.is_empty());
-        assert!(state.silent.is_empty() && state.roomy.is_empty() && state.idle.is_empty());
+        assert!(state.silent.is_empty() && state.with_hyper.is_empty() && state.idle.is_empty());
     }
 }

@@ -4,7 +4,7 @@
 //! operator says otherwise, as many peers share a host or a NAT there. Memory is bounded: when a shard of the table is
 //! full of addresses that are active, further ones share one allowance until some have calmed down.
 
-use shoal_protocol::address::{Reach, canonical, reach, subnet};
+use shoal_protocol::address::{Reach, customer, reach};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -44,10 +44,7 @@ impl Limiter {
     }
 
     fn key(&self, ip: IpAddr) -> u64 {
-        match canonical(ip) {
-            IpAddr::V4(ip) => self.hasher.hash_one((4_u8, ip.octets())),
-            IpAddr::V6(_) => self.hasher.hash_one((6_u8, subnet(ip))),
-        }
+        self.hasher.hash_one(customer(ip))
     }
 
     fn allowed_us(&self) -> u64 {

@@ -7,7 +7,7 @@
 use crate::swarm::{Key, Peer};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use shoal_protocol::address::{Reach, canonical, reach, subnet};
+use shoal_protocol::address::{Reach, customer, reach, subnet};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
@@ -58,11 +58,7 @@ fn peer_group_hash(hasher: &RandomState, peer: &Peer) -> u64 {
 
 /// One public address: a whole IPv4 address, or the /64 that one IPv6 customer has. `None` where no limit applies.
 fn limited_address(hasher: &RandomState, ip: IpAddr) -> Option<u32> {
-    let hash = |ip| match canonical(ip) {
-        IpAddr::V4(ip) => hasher.hash_one((4_u8, ip.octets())),
-        IpAddr::V6(_) => hasher.hash_one((6_u8, subnet(ip))),
-    };
-    (reach(ip) == Reach::Global).then(|| hash(ip) as u32)
+    (reach(ip) == Reach::Global).then(|| hasher.hash_one(customer(ip)) as u32)
 }
 
 /// How many of these have the public address of `ip`; nobody has one that isn't public.

@@ -352,7 +352,7 @@ pub(super) async fn cvs_from(url: &Url, manifest: &Manifest, http: &HttpClient) 
     let answer = http.fetch_bytes(&url, "application/octet-stream", length, CVS_TIME, Nearest::Anything).await.ok()?;
     let (cvs, rest) = answer.body.as_chunks::<{ size_of::<Hash>() }>();
     let proven = |file: &Large| {
-        let own = cvs.get(file.first_cv as usize..(file.first_cv + file.pieces) as usize);
+        let own = cvs.get(file.cvs());
         own.and_then(root_of) == Some(manifest.root(file.entry))
     };
     let fits = rest.is_empty() && cvs.len() == count && manifest.geometry().large().iter().all(proven);

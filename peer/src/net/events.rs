@@ -57,7 +57,7 @@ pub enum Event {
         /// Its bytes.
         buffer: Buffer,
         /// All of it lay in the socket before it was read.
-        lay: bool,
+        was_there: bool,
     },
     /// A block can't be read.
     Unreadable {

@@ -169,8 +169,8 @@ impl Reader {
             }
         }
         self.proven = waited < QUICK;
-        let lay = !std::mem::take(&mut self.waited);
-        self.shared.events.tell(Event::Block { conn: self.conn, block, buffer, lay })?;
+        let was_there = !std::mem::take(&mut self.waited);
+        self.shared.events.tell(Event::Block { conn: self.conn, block, buffer, was_there })?;
         Ok(())
     }
 

@@ -119,12 +119,12 @@ impl SwarmIo {
                 });
             }
             Event::Input(input) => self.input(input),
-            Event::Block { conn, block, buffer, lay } => {
+            Event::Block { conn, block, buffer, was_there } => {
                 self.arrived = Some(buffer);
                 if let Some(peer) = self.links.name(conn) {
                     self.numbers.sent_payload(peer);
                 }
-                self.input(Input::BlockArrived { conn, block, lay });
+                self.input(Input::BlockArrived { conn, block, was_there });
                 self.arrived = None;
             }
             Event::Unreadable { conn, block, error } => self.unreadable(conn, block, &error),

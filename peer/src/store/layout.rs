@@ -71,7 +71,9 @@ mod tests {
             Piece::Subtree { entry, offset, length, .. } => {
                 (offset..offset + u64::from(length)).map(|at| (entry, at)).collect()
             }
-            Piece::Pack { first, count, .. } => manifest.geometry().members()[first as usize..][..count as usize]
+            Piece::Pack { first, count, .. } => manifest
+                .geometry()
+                .members_of(first, count)
                 .iter()
                 .flat_map(|m| (0..sizes[*m as usize]).map(|at| (*m, at)))
                 .collect(),

@@ -41,7 +41,8 @@ impl PieceCheck {
                 Kind::Subtree { hasher: Box::new(PieceHasher::new(offset)), expected: expected_cv, left: length }
             }
             Some(Piece::Pack { first, count, .. }) => {
-                let members: Vec<_> = geometry.members()[first as usize..(first + count) as usize]
+                let members: Vec<_> = geometry
+                    .members_of(first, count)
                     .iter()
                     .map(|m| (manifest.entries()[*m as usize].size() as u32, manifest.root(*m)))
                     .collect();

@@ -101,7 +101,7 @@ pub fn scan(
     }
     let hashed = hash(&root, is_tree, &entries, &geometry, &mut known, progress, cancelled)?;
     for file in geometry.large() {
-        let own = &known.cvs[file.first_cv as usize..(file.first_cv + file.pieces) as usize];
+        let own = &known.cvs[file.cvs()];
         known.roots[file.entry as usize] = root_of(own);
     }
 
@@ -270,11 +270,10 @@ impl Known {
             let from = same[file.entry as usize];
             while large.next_if(|l| l.entry < from && from != u32::MAX).is_some() {}
             if let Some(cached_file) = large.peek().filter(|l| l.entry == from)
-                && let Some(cvs) = cached.cvs.get(cached_file.first_cv as usize..)
+                && let Some(cvs) = cached.cvs.get(cached_file.cvs())
                 && cached_file.pieces == file.pieces
             {
-                let own = file.first_cv as usize..(file.first_cv + file.pieces) as usize;
-                self.cvs[own].copy_from_slice(&cvs[..file.pieces as usize]);
+                self.cvs[file.cvs()].copy_from_slice(cvs);
                 self.roots[file.entry as usize] = old[from as usize].root().copied();
                 self.any = true;
             }
@@ -315,7 +314,7 @@ fn hash(
                 }
                 Some(Piece::Pack { first, count, .. }) => {
                     let mut bytes = 0;
-                    for &entry in &geometry.members()[first as usize..(first + count) as usize] {
+                    for &entry in geometry.members_of(first, count) {
                         if unknown(entry) {
                             let size = size_of(&entries[entry as usize]);
                             let root = hasher.root(entry, size).map_err(|e| fail(entry, e))?;

@@ -126,7 +126,7 @@ impl SeedSource {
                 hasher.cv(entry, offset, length).map(|cv| (cv.is_none() || cv != known).then_some(entry))
             }
             Some(Piece::Pack { first, count, .. }) => {
-                geometry.members()[first as usize..(first + count) as usize].iter().try_fold(None, |bad, &entry| {
+                geometry.members_of(first, count).iter().try_fold(None, |bad, &entry| {
                     let root = hasher.root(entry, self.manifest.entries()[entry as usize].size())?;
                     Ok(bad.or((root != Some(self.manifest.root(entry))).then_some(entry)))
                 })

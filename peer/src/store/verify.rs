@@ -183,7 +183,7 @@ fn hash_all(
                     findings.push((entry, offset..offset + u64::from(length), open, good));
                 }
                 Some(Piece::Pack { first, count, .. }) => {
-                    for &entry in &geometry.members()[first as usize..(first + count) as usize] {
+                    for &entry in geometry.members_of(first, count) {
                         if readable[entry as usize] {
                             let size = manifest.entries()[entry as usize].size();
                             let root = hasher.root(entry, size).map_err(|e| fail(entry, e))?;

@@ -102,7 +102,7 @@ impl CvBook {
     pub fn answer(&mut self, first: u32, count: u32) -> Vec<Hash> {
         let mut out = Vec::new();
         for (file, part) in self.geometry.large_within(first, count) {
-            let range = file.first_cv as usize..(file.first_cv + file.pieces) as usize;
+            let range = file.cvs();
             let own = || self.cvs[range].iter().copied().collect::<Option<Vec<Hash>>>();
             let tree = match self.trees.entry(file.first_cv) {
                 Entry::Occupied(known) => known.into_mut(),

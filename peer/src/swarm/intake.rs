@@ -22,21 +22,21 @@ const QUIET: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub struct Intake {
     /// The part of them of which nothing had to be waited for.
-    lay: f32,
+    was_there: f32,
     last: Time,
 }
 
 impl Intake {
-    /// A block came; `lay`: all of it was there before it was read.
-    pub fn note(&mut self, now: Time, lay: bool) {
-        self.lay += (f32::from(u8::from(lay)) - self.lay) / MEMORY;
+    /// A block came; `was_there`: all of it was there before it was read.
+    pub fn note(&mut self, now: Time, was_there: bool) {
+        self.was_there += (f32::from(u8::from(was_there)) - self.was_there) / MEMORY;
         self.last = now;
     }
 
     /// Whether more comes than we take.
     #[must_use]
     pub fn is_behind(&self, now: Time) -> bool {
-        self.lay > MOST && now.since(self.last) < QUIET
+        self.was_there > MOST && now.since(self.last) < QUIET
     }
 }
 

@@ -208,7 +208,7 @@ pub enum Input {
         /// Which.
         block: Block,
         /// All of it lay in the socket before it was read: nothing had to be waited for.
-        lay: bool,
+        was_there: bool,
     },
     /// Payload of a block that is still arriving: shows that the peer is alive and at which rate.
     BlockProgress {

@@ -189,8 +189,8 @@ impl Swarm {
                     }
                 }
             }
-            Input::BlockArrived { conn, block, lay } => {
-                self.intake.note(now, lay);
+            Input::BlockArrived { conn, block, was_there } => {
+                self.intake.note(now, was_there);
                 self.block_arrived(now, conn, block);
             }
             Input::BlockProgress { conn } => {

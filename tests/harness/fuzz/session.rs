@@ -174,7 +174,7 @@ impl Model {
                         return;
                     }
                     match message {
-                        Message::Block(block) => self.feed(Input::BlockArrived { conn, block, lay: false }),
+                        Message::Block(block) => self.feed(Input::BlockArrived { conn, block, was_there: false }),
                         message => self.feed(Input::Message { conn, message }),
                     }
                 }
@@ -200,7 +200,7 @@ impl Model {
                 if at < self.asked.len() {
                     let (conn, block) = self.asked.swap_remove(at);
                     if !self.closing.contains(&conn) {
-                        self.feed(Input::BlockArrived { conn, block, lay: false });
+                        self.feed(Input::BlockArrived { conn, block, was_there: false });
                     }
                 }
             }

@@ -189,7 +189,7 @@ impl World {
             if !only_frames && !crosses {
                 // All have the same latency, so what leaves first arrives first at the receiver's downlink.
                 let down = &mut self.hosts[self.lanes[lane].to()].down;
-                slice.lay = self.slow_hosts && down.free > at;
+                slice.was_there = self.slow_hosts && down.free > at;
                 down.free = Time(down.free.max(at).0 + transfer_time(slice.bytes, down.rate));
                 at = down.free;
             }
@@ -250,7 +250,7 @@ impl World {
                 Payload::Part => self.feed(to, Input::BlockProgress { conn }),
                 Payload::Block(block, good) => {
                     self.hosts[to].disk.arrived.push_back((block, good, from));
-                    self.feed(to, Input::BlockArrived { conn, block, lay: slice.lay });
+                    self.feed(to, Input::BlockArrived { conn, block, was_there: slice.was_there });
                     let answered = self.hosts[to].disk.arrived.is_empty();
                     assert!(answered, "a block was neither stored nor discarded; {}", self.report.world);
                 }

@@ -81,7 +81,7 @@ impl Download {
                 }
             }
             Some(Piece::Pack { first, count, .. }) => {
-                for &entry in &geometry.members()[first as usize..(first + count) as usize] {
+                for &entry in geometry.members_of(first, count) {
                     let (path, size, _) = self.file(entry)?;
                     if self.tree.look(path)?.stamp.size != size {
                         return Ok(None);

@@ -132,7 +132,7 @@ fn ten_thousand_small_files_arrive() {
     let geometry = world.manifest.geometry();
     for piece in 0..geometry.pieces() {
         let Some(Piece::Pack { first, count, .. }) = geometry.piece(piece) else { panic!() };
-        let members = &geometry.members()[first as usize..][..count as usize];
+        let members = geometry.members_of(first, count);
         let bytes: Vec<u8> = members.iter().flat_map(|m| world.content[*m as usize].iter().copied()).collect();
         download.write(Block { piece, offset: 0, length: bytes.len() as u32 }, &bytes).unwrap();
         download.mark_verified(piece).unwrap();
