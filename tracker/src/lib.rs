@@ -1,9 +1,11 @@
 //! Shoal's tracker as a library: who is in which swarm, and the manifests of what they share.
 //!
-//! Reading order: [`swarm`] and [`registry`] hold the peers, [`handout`] and [`interval`] are the policy, [`limiter`]
-//! and [`routes`] guard the door; all of these are pure. [`manifests`] is the interface to stored manifests, [`disk`]
-//! the tracker's own. [`Service`] puts them together, `http`, `front` and `admin` speak HTTP for it, [`server`] owns sockets,
-//! and [`cli`] is the command. A peer embeds [`Service`] on its own port.
+//! Reading order: [`swarm`] with its `lookup` and [`registry`] hold the peers, [`handout`] and [`interval`] are the policy,
+//! [`limiter`], `doors` and [`routes`] guard the door; none of these does I/O. [`manifests`] is the interface to stored
+//! manifests, [`disk`] the tracker's own. [`Service`] puts them together. `http` speaks HTTP for it, `front` and `quick` do so
+//! for ordinary announces, which `answer` writes, `admin` for the operator; `patience` and `payload` bound what slow clients
+//! hold. [`server`] owns sockets, [`cli`] is the command with its `signals`, and `ask` what it asks a tracker that runs. A peer
+//! embeds [`Service`] on its own port.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

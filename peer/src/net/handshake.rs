@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Longest time for everything before the first frame after the hellos.
+/// Longest time for each step before the first frame after the hellos.
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Longest time until a connection is there at all: TCP sends a third first packet after three seconds, and the address may be
 /// that of a victim whom somebody named to thousands of us. Whom we have reason to trust is dialled again soon.

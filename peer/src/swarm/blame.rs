@@ -123,7 +123,7 @@ impl Blame {
     }
 
     /// The good blocks of a piece are known: who sent others?
-    pub fn convict(&mut self, piece: u32, good: &[Hash]) -> Vec<Suspect> {
+    pub fn find_liars(&mut self, piece: u32, good: &[Hash]) -> Vec<Suspect> {
         let Some(case) = self.open.remove(&piece) else { return Vec::new() };
         let differs = case.senders.iter().zip(&case.hashes).zip(good).filter(|((_, bad), good)| bad != good);
         let mut guilty: Vec<Suspect> = differs.map(|((who, _), _)| *who).collect();
@@ -186,7 +186,7 @@ mod tests {
         blame
             .open
             .insert(3, Suspects { senders: vec![who(1), who(2), who(1)], hashes: vec![[1; 32], [2; 32], [3; 32]] });
-        assert_eq!(blame.convict(3, &[[1; 32], [9; 32], [3; 32]]), [who(2)]);
-        assert!(blame.convict(3, &[]).is_empty());
+        assert_eq!(blame.find_liars(3, &[[1; 32], [9; 32], [3; 32]]), [who(2)]);
+        assert!(blame.find_liars(3, &[]).is_empty());
     }
 }

@@ -15,63 +15,21 @@
 //! - After [`Output::Close`], and when a connection ends by itself, [`Input::Closed`] comes once.
 //!
 //! # Mechanisms
-//! `state` routes; each other file is one mechanism. What happens: connections come and go (`connections`), peers say what
-//! they have (`told`), blocks come (`fetching`), whole pieces are right or wrong (`verification`), others ask for blocks
-//! (`serving`), CVs are fetched (`proofs`). What is decided: what a peer may say ([`session`], all of them in `sessions`), which piece next
-//! ([`picker`]), blocks under way ([`pieces`]), how much to ask for ([`requests`]) at which [`delay`], filling the pipelines (`refill`), handing
-//! over what waits in a long queue (`steal`), whose turn it is ([`upload`]), spreading by an origin ([`spread`]), sparing it
-//! ([`spare`]), also while we don't keep up ([`intake`]), chaining values ([`cvs`]), blame
+//! `state` routes; each other file is one mechanism.
+//!
+//! What happens: connections come and go (`connections`), peers say what they have (`told`) until they have everything
+//! (`finished`), blocks come (`fetching`), whole pieces are right or wrong (`verification`), others ask for blocks
+//! (`serving`, each with its `queue`), CVs are fetched (`proofs`).
+//!
+//! What is decided: what a peer may say ([`session`], all of them in `sessions`), which piece is next ([`picker`]), blocks
+//! under way ([`pieces`]), how much to ask for ([`requests`]) at which [`delay`], filling the pipelines (`refill`), handing over
+//! what waits in a long queue (`steal`), whose turn it is ([`upload`]) by what each took (`takings`), spreading by an origin
+//! ([`spread`]), sparing it ([`spare`]), also while we don't keep up ([`intake`]), chaining values ([`cvs`]), blame
 //! ([`blame`]), who is known ([`addresses`]), trackers ([`announcer`]), peer exchange ([`pex`]), thin links between places
 //! ([`zones`]), what came for nothing and why ([`waste`]).
 //!
 //! # Measured
-//! In the simulator (`cargo run -p harness --example world -- …`), one seed each: time of the last over the bound, and bytes
-//! received for nothing. Control frames are 50 ms late unless it says otherwise.
-//!
-//! | world | alternative | time | wasted |
-//! |---|---|---|---|
-//! | `--fetchers 6 --far 6 --thin 20` (two zones) | labels ignored | 1.407, 1.40 copies across | 2.42 % |
-//! | | owners, turns of their own for far peers, haves in batches | 1.051, 1.04 across | 0.07 % |
-//! | | and what is asked of all far peers together is bounded | **1.032, 1.02 across** | **0.01 %** |
-//! | the same with 20 and 20, `--pieces 512` | without that bound | 1.648 | 1.46 % |
-//! | | with it | **1.333** | **0.33 %** |
-//! | `--fetchers 1 --far 11 --thin 20 --pieces 512` | far turns only where a quarter of the leechers is near | 1.263 | 0.00 % |
-//! | | far turns always, an origin keeps its pieces inside only there | **1.076** | **0.13 %** |
-//! | `--fetchers 400 --waves 5 --pieces 128 --leave-after 600` | a late block is asked of a second peer | | 14.3 % |
-//! | | it is taken back from the first | | 12.5 % |
-//! | | and who has sent nothing yet has a second | | **0.07 %** |
-//! | `--fetchers 11 --up 5 --up-max 100 --origin-up 40 --slow-down` | asked of a second peer | | 0.67 % |
-//! | | taken back, stolen early from 5 s late | 1.132 by its own bound | 0.09 % |
-//! | | from 2 s | 1.124 | 0.16 % |
-//! | | from 1 s | **1.108** | **0.28 %** |
-//! | `--fetchers 100 --up 100 --down 1000 --pieces 200 --piece-kib 1024 --latency-ms 20 --control-ms 0` | asked of a second peer | 1.180 | 3.25 % |
-//! | | taken back, stolen early from 100 ms late | 1.160 | 1.67 % |
-//! | | from 5 s | 1.177 | 0.55 % |
-//! | | from 2 s | 1.178 | 0.61 % |
-//! | | from 1 s | 1.165 | 0.77 % |
-//! | | taken back, and asked of another when the first says that it won't send it: only where that saves half | 1.152 | 0.18 % |
-//! | | wherever it saves 100 ms (`steal`), silence tolerated for a second | 1.142 | 0.11 % |
-//! | | for four seconds | 1.139 | 0.00 % |
-//! | | and two blocks of a piece asked at once, not one | 1.133 | 0.00 % |
-//! | | four | 1.139 | 0.00 % |
-//! | | two, and two round trips allowed for taking back | **1.132** | **0.00 %** |
-//! | `--fetchers 1000 …`, `--pieces 1000` | before all these | 1.064 | 0.89 % |
-//! | | with them | **1.047** | **0.00 %** |
-//! | `--fetchers 16 --pieces 64` (median of 20 seeds, 10 for the last) | at least four small pieces asked of each peer | 2.142 | 0.19 % |
-//! | | two | 1.715 | 0.00 % |
-//! | | one | 1.515 | 0.00 % |
-//! | | one, and four of an origin that chooses them | 1.623 | 0.00 % |
-//! | | blocks taken back wherever that saves 100 ms | 1.694 | 0.00 % |
-//! | | and two round trips allowed for it | **1.634** | **0.00 %** |
-//! | `--fetchers 8 --origin-up 200` | at least four pieces | 1.025 | 0.03 % |
-//! | | one | 1.185 | 0.00 % |
-//! | | one, and four of an origin that chooses them | **1.028** | **0.00 %** |
-//! | `--fetchers 16` | at least four pieces | 1.043 | 0.12 % |
-//! | | one, and four of an origin that chooses them | **1.025** | **0.03 %** |
-//! | `--fetchers 11 --up 5 --up-max 100 --origin-up 40 --slow-down` | at least four pieces | 1.108 | 0.28 % |
-//! | | one, and four of an origin that chooses them | **1.091** | **0.05 %** |
-//! | `--fetchers 20 --far 20 --thin 20 --pieces 512` | the same, 12 neighbours dialled | 1.420 | 0.31 % |
-//! | | 24 while few peers are known | **1.320** | **0.21 %** |
+//! `measured.md` beside this file has the alternatives that were tried, with the command for each.
 
 pub mod addresses;
 pub mod announcer;

@@ -105,7 +105,7 @@ impl Swarm {
     pub(super) fn block_hashes(&mut self, now: Time, piece: u32, hashes: Vec<shoal_protocol::Hash>) {
         let is_good = self.have.has(piece) || self.pieces.map.get(&piece).is_some_and(|p| p.stage == Stage::Committing);
         if is_good {
-            for who in self.blame.convict(piece, &hashes) {
+            for who in self.blame.find_liars(piece, &hashes) {
                 self.convict(now, who, piece);
             }
             return;
