@@ -88,7 +88,7 @@ impl Swarm {
         };
         let itself = hello.peer == self.config.peer;
         let mut session = Session::new(now, remote, dialled, hello, rtt_us, self.geometry.pieces());
-        session.nearness = zones::nearness((&self.config.zone, local), (&session.hello.zone, remote.ip()));
+        session.place.nearness = zones::nearness((&self.config.zone, local), (&session.hello.zone, remote.ip()));
         if let Some((reason, other)) = refuse {
             // What was dialled in vain backs off; of another way to a connected peer it is enough to know that it is one.
             match (dialled, session.dialable, other) {
@@ -266,8 +266,8 @@ impl Swarm {
             && !session.closing
         {
             session.closing = true;
-            session.queue = Queue::default();
-            session.wants_any = 0;
+            session.turn.queue = Queue::default();
+            session.turn.wants_any = 0;
             self.turns.note(conn, session);
             self.out.push_back(Output::Close { conn, reason });
         }

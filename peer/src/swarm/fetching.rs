@@ -266,11 +266,10 @@ impl Swarm {
         // Not in favour of those who are farther away than an origin is.
         let origins = self.sessions.values().filter(|s| s.hello.spreads && s.told && !s.closing);
         let (near, from_origin) =
-            origins.fold((0, 0.0), |(near, sum), s| (s.nearness.max(near), sum + s.pipeline.rate(now)));
-        let others = self
-            .sessions
-            .values()
-            .filter(|s| s.is_seed() && !s.hello.spreads && !s.pipeline.snubbed && !s.closing && s.nearness >= near);
+            origins.fold((0, 0.0), |(near, sum), s| (s.place.nearness.max(near), sum + s.pipeline.rate(now)));
+        let others = self.sessions.values().filter(|s| {
+            s.is_seed() && !s.hello.spreads && !s.pipeline.snubbed && !s.closing && s.place.nearness >= near
+        });
         let others = others.count();
         let rate = self.total_down.rate(now);
         self.spare.update(now, others, rate, from_origin)

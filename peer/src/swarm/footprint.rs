@@ -17,7 +17,7 @@ impl Swarm {
         let pieces = self.geometry.pieces() as usize;
         let session = |s: &Session| {
             let asked = s.pipeline.asked.capacity() * size_of::<Asked>();
-            let lists = s.queue.footprint() + s.refused.len() * (12 + NODE) + s.owed_haves.capacity() * 4;
+            let lists = s.turn.queue.footprint() + s.refused.len() * (12 + NODE) + s.owed_haves.capacity() * 4;
             size_of::<Session>() + size_of::<Hello>() + 12 + ROW + pieces.div_ceil(8) + asked + lists
         };
         let sessions: usize = self.sessions.values().map(session).sum();

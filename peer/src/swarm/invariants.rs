@@ -70,8 +70,8 @@ impl Swarm {
                 let known = matches!(state, Some(BlockState::Asked(a)) if a == *conn);
                 must!(known, "connection {conn} owes {:?}, which stands at {state:?}", asked.block);
             }
-            let writing = (session.writing.0 == 0) == (session.writing.1 == 0);
-            must!(writing, "connection {conn} writes {:?}", session.writing);
+            let writing = (session.turn.writing.0 == 0) == (session.turn.writing.1 == 0);
+            must!(writing, "connection {conn} writes {:?}", session.turn.writing);
         }
         for (piece, progress) in &self.pieces.map {
             for (index, state) in progress.blocks.iter().enumerate() {

@@ -27,7 +27,7 @@ impl Swarm {
         }
         // Who owes each batch: how many, and since when.
         let mut owed: BTreeMap<u32, (u32, Time)> = BTreeMap::new();
-        for (batch, at) in self.sessions.values().filter_map(|s| s.cv_asked) {
+        for (batch, at) in self.sessions.values().filter_map(|s| s.proofs.asked) {
             let (count, since) = owed.entry(batch).or_insert((0, at));
             (*count, *since) = (*count + 1, (*since).min(at));
         }
@@ -39,9 +39,9 @@ impl Swarm {
         let able = |s: &Session| {
             s.told
                 && !s.closing
-                && s.no_cvs_until <= now
-                && s.cv_late.is_none()
-                && s.cv_asked.is_none()
+                && s.proofs.not_before <= now
+                && s.proofs.late.is_none()
+                && s.proofs.asked.is_none()
                 && s.have.count() > 0
         };
         let trust = |s: &Session| (!s.proven, !s.is_seed());
@@ -55,7 +55,7 @@ impl Swarm {
                 asked.insert(first);
             }
             if let Some(session) = self.sessions.get_mut(&conn) {
-                session.cv_asked = Some((first, now));
+                session.proofs.asked = Some((first, now));
             }
             self.send(now, conn, Message::CvRequest { first, count });
         }
@@ -76,9 +76,9 @@ impl Swarm {
         hashes: &[shoal_protocol::Hash],
     ) -> Result<(), WireError> {
         let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
-        match session.cv_asked {
-            Some((batch, _)) if batch == first => session.cv_asked = None,
-            _ if session.cv_late == Some(first) => session.cv_late = None,
+        match session.proofs.asked {
+            Some((batch, _)) if batch == first => session.proofs.asked = None,
+            _ if session.proofs.late == Some(first) => session.proofs.late = None,
             _ => return Err(WireError::Unexpected("CVs")),
         }
         // Whole batches are asked for: with a part of one the rest would never come.
@@ -86,7 +86,7 @@ impl Swarm {
             return Err(WireError::OutOfRange("CVs"));
         }
         if hashes.is_empty() && self.cvs.answer_len(first, count) > 0 {
-            session.no_cvs_until = now + NO_CVS_FOR;
+            session.proofs.not_before = now + NO_CVS_FOR;
             self.fetch_cvs(now);
             return Ok(());
         }

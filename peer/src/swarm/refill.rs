@@ -44,7 +44,7 @@ impl Swarm {
             {
                 return;
             }
-            let far = mixed && session.nearness == 0;
+            let far = mixed && session.place.nearness == 0;
             // What waits in a queue can't be had elsewhere: one piece at a time, unless it is the peer that will choose it.
             let least = if session.assigns && !far { WINDOW_MIN } else { piece_size.min(AHEAD) };
             let window = session.pipeline.window(now, least);
@@ -181,7 +181,7 @@ impl Swarm {
         let session = &self.sessions[&conn];
         let piece = *self.pieces.orphans.iter().find(|p| {
             session.can_give(now, **p)
-                && self.zones.allow(session.nearness, **p, false)
+                && self.zones.allow(session.place.nearness, **p, false)
                 && !(session.assigns && self.is_elsewhere(now, **p))
         })?;
         self.put_on(conn, piece);
@@ -209,14 +209,14 @@ impl Swarm {
         if session.useful == 0 {
             return None;
         }
-        if session.hello.spreads && self.leaves_it_to_others(now, session.nearness) {
+        if session.hello.spreads && self.leaves_it_to_others(now, session.place.nearness) {
             return None;
         }
-        let idle = self.nothing_asked_from(session.nearness);
+        let idle = self.nothing_asked_from(session.place.nearness);
         let zones = &self.zones;
         let random = self.have.count() < RANDOM_FIRST && self.config_pieces() > 4 * RANDOM_FIRST;
         let piece = self.picker.pick(&mut self.rng, random, &session.have, |p| {
-            session.may_send(now, p) && zones.allow(session.nearness, p, idle)
+            session.may_send(now, p) && zones.allow(session.place.nearness, p, idle)
         })?;
         self.picker.remove(piece);
         self.put_on(conn, piece);
@@ -228,7 +228,8 @@ impl Swarm {
         if !self.intake.is_behind(now) || self.picker.some_with_seeds_only() {
             return false;
         }
-        let owes = |s: &Session| !s.hello.spreads && !s.closing && s.nearness >= near && !s.pipeline.asked.is_empty();
+        let owes =
+            |s: &Session| !s.hello.spreads && !s.closing && s.place.nearness >= near && !s.pipeline.asked.is_empty();
         self.sessions.values().filter(|s| owes(s)).nth(1).is_some()
     }
 

@@ -27,17 +27,17 @@ impl Swarm {
             self.send(now, conn, reject(RejectReason::NoUpload));
         } else if !self.have.has(block.piece) {
             self.send(now, conn, reject(RejectReason::NotHad));
-        } else if session.queue.len() >= usize::from(super::QUEUE_DEPTH) {
+        } else if session.turn.queue.len() >= usize::from(super::QUEUE_DEPTH) {
             return Err(WireError::Unexpected("more requests than the queue depth allows"));
         } else {
             let is_passed_on = saturated && self.picker.leechers_with(block.piece) >= 2;
-            let may_be_sent_away = is_passed_on && session.may_be_sent_away(now);
+            let may_be_sent_away = is_passed_on && session.turn.may_be_sent_away(now);
             let others = if may_be_sent_away { self.others_with(conn, block.piece) } else { None };
             if let Some(peers) = others {
                 self.send(now, conn, Message::Busy { block, peers });
             } else if let Some(session) = self.sessions.get_mut(&conn) {
-                session.expect_turn(now);
-                session.queue.push(block);
+                session.turn.expect(now);
+                session.turn.queue.push(block);
                 self.note_turn(conn);
                 self.serve(now);
             }
@@ -66,10 +66,10 @@ impl Swarm {
 
     pub(super) fn asked_any(&mut self, now: Time, conn: ConnId) -> Result<(), WireError> {
         let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
-        if session.wants_any >= u32::from(super::QUEUE_DEPTH) {
+        if session.turn.wants_any >= u32::from(super::QUEUE_DEPTH) {
             return Err(WireError::Unexpected("more requests than the queue depth allows"));
         }
-        session.wants_any += 1;
+        session.turn.wants_any += 1;
         self.note_turn(conn);
         self.serve(now);
         Ok(())
@@ -104,15 +104,15 @@ impl Swarm {
                 .or_else(|| self.turns.next_asker(far));
             let Some(conn) = next else { return };
             if let Some(session) = self.sessions.get_mut(&conn) {
-                session.turn_piece = None;
-                session.turn_moved = now;
+                session.turn.piece = None;
+                session.turn.moved = now;
                 self.turns.note(conn, session);
             }
             self.fill_turn(now, conn);
-            if self.sessions.get(&conn).is_none_or(|s| s.writing.0 == 0) {
+            if self.sessions.get(&conn).is_none_or(|s| s.turn.writing.0 == 0) {
                 // There is nothing to choose for it: others must not wait for that.
                 self.reject_asks_of(now, conn);
-                if self.sessions.get(&conn).is_some_and(|s| !s.queue.is_empty()) {
+                if self.sessions.get(&conn).is_some_and(|s| !s.turn.queue.is_empty()) {
                     return;
                 }
             }
@@ -128,7 +128,7 @@ impl Swarm {
     }
 
     fn reject_asks_of(&mut self, now: Time, conn: ConnId) {
-        let count = self.sessions.get_mut(&conn).map_or(0, |s| std::mem::take(&mut s.wants_any));
+        let count = self.sessions.get_mut(&conn).map_or(0, |s| std::mem::take(&mut s.turn.wants_any));
         self.note_turn(conn);
         for _ in 0..count {
             let block = Block { piece: u32::MAX, offset: 0, length: 0 };
@@ -150,15 +150,15 @@ impl Swarm {
     pub(super) fn give_any(&mut self, now: Time, conn: ConnId) -> bool {
         let Some(session) = self.sessions.get_mut(&conn) else { return false };
         let Some(spread) = &mut self.spread else { return false };
-        if session.wants_any == 0 {
+        if session.turn.wants_any == 0 {
             return false;
         }
         let Some(piece) = spread.give(conn, &session.have) else { return false };
-        session.wants_any -= 1;
+        session.turn.wants_any -= 1;
         let length = self.geometry.piece_length(piece);
         for index in 0..blocks_in(length) {
             let offset = index * BLOCK_BYTES;
-            session.queue.push(Block { piece, offset, length: (length - offset).min(BLOCK_BYTES) });
+            session.turn.queue.push(Block { piece, offset, length: (length - offset).min(BLOCK_BYTES) });
         }
         self.note_turn(conn);
         self.send(now, conn, Message::Assign { piece });
@@ -170,12 +170,12 @@ impl Swarm {
         let others_wait = self.turns.others_wait(conn, self.is_spreading());
         loop {
             let Some(session) = self.sessions.get_mut(&conn) else { return };
-            let full = session.writing.0 >= upload::WRITER_BLOCKS;
-            if session.closing || full || session.writing.1 >= upload::writer_room(session, now) {
+            let full = session.turn.writing.0 >= upload::WRITER_BLOCKS;
+            if session.closing || full || session.turn.writing.1 >= upload::writer_room(session, now) {
                 return;
             }
-            let Some(block) = session.queue.front() else {
-                let may_go_on = session.writing.0 == 0 || !others_wait;
+            let Some(block) = session.turn.queue.front() else {
+                let may_go_on = session.turn.writing.0 == 0 || !others_wait;
                 if may_go_on && self.give_any(now, conn) {
                     continue;
                 }
@@ -183,19 +183,19 @@ impl Swarm {
             };
             // Who asks again for what it got is at the end of its turn, too, or a few blocks asked for without end
             // would be all that is ever served.
-            let is_over = session.last_piece == (block.piece, 0);
-            let same_turn = !is_over && session.turn_piece.is_none_or(|p| p == block.piece);
-            if !same_turn && others_wait && session.writing.0 > 0 {
+            let is_over = session.turn.last_piece == (block.piece, 0);
+            let same_turn = !is_over && session.turn.piece.is_none_or(|p| p == block.piece);
+            if !same_turn && others_wait && session.turn.writing.0 > 0 {
                 return;
             }
-            session.turn_piece = Some(block.piece);
-            let (last, rest) = session.last_piece;
+            session.turn.piece = Some(block.piece);
+            let (last, rest) = session.turn.last_piece;
             let whole = blocks_in(self.geometry.piece_length(block.piece));
             let rest = if last == block.piece { rest } else { whole };
-            session.last_piece = (block.piece, rest.saturating_sub(1));
-            session.queue.pop();
-            session.writing.0 += 1;
-            session.writing.1 += u64::from(block.length);
+            session.turn.last_piece = (block.piece, rest.saturating_sub(1));
+            session.turn.queue.pop();
+            session.turn.writing.0 += 1;
+            session.turn.writing.1 += u64::from(block.length);
             self.turns.note(conn, session);
             self.out.push_back(Output::SendBlock { conn, block });
         }
@@ -210,7 +210,7 @@ impl Swarm {
             self.counters.repeated += u64::from(again);
         }
         if let Some(session) = self.sessions.get_mut(&conn) {
-            session.up.add(now, block.length.into());
+            session.turn.sent.add(now, block.length.into());
             session.spoke = now;
         }
         self.turns.note_sent(now, conn, block.length, self.geometry.piece_length(block.piece));
@@ -224,9 +224,9 @@ impl Swarm {
 
     pub(super) fn writer_is_free(&mut self, now: Time, conn: ConnId, block: Block) {
         if let Some(session) = self.sessions.get_mut(&conn) {
-            session.writing.0 = session.writing.0.saturating_sub(1);
-            session.writing.1 = session.writing.1.saturating_sub(block.length.into());
-            session.turn_moved = now;
+            session.turn.writing.0 = session.turn.writing.0.saturating_sub(1);
+            session.turn.writing.1 = session.turn.writing.1.saturating_sub(block.length.into());
+            session.turn.moved = now;
             self.turns.note(conn, session);
         }
         self.serve(now);

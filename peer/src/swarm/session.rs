@@ -28,6 +28,102 @@ struct Cancelled {
     blocks: u32,
 }
 
+/// Where a peer stands, as seen from here ([`super::zones`]).
+#[derive(Debug)]
+pub struct Place {
+    /// How near it is.
+    pub nearness: u8,
+    /// What it has counts as being in our zone.
+    pub counts: bool,
+    /// Last time that it was told of pieces that could wait.
+    pub told: Time,
+    /// When it last brought a piece that nobody as near had before, or had nothing left of its share to bring.
+    pub brought: Time,
+}
+
+/// What a peer asks of us, and its turns to get it ([`super::upload`]).
+#[derive(Debug)]
+pub struct Turn {
+    /// What it asked for, in order.
+    pub queue: Queue,
+    /// Its unanswered requests for any piece.
+    pub wants_any: u32,
+    /// How often it was sent to others, and since when it isn't any more.
+    pub sent_away: (u32, Time),
+    /// Blocks handed to its writer, and their bytes.
+    pub writing: (u32, u64),
+    /// Last time its writer took or finished a block, or since when it waits for a turn.
+    pub moved: Time,
+    /// The piece that its turn is spent on.
+    pub piece: Option<u32>,
+    /// The piece of the last block that it got, and how many more of its blocks it may have before others.
+    pub last_piece: (u32, u32),
+    /// It is served by the turns for far peers.
+    pub far: bool,
+    /// What we send it.
+    pub sent: Meter,
+}
+
+/// CVs and segments of the manifest that go either way.
+#[derive(Debug, Default)]
+pub struct Proofs {
+    /// The batch of CVs asked of it.
+    pub asked: Option<(u32, Time)>,
+    /// A batch that it still owes us although it isn't waited for.
+    pub late: Option<u32>,
+    /// It could not give CVs, or owes some for too long: it is asked again then.
+    pub not_before: Time,
+    /// For how many pieces it got CVs.
+    pub cvs_given: u32,
+    /// How many segments of the manifest it got.
+    pub segments_given: u32,
+}
+
+impl Turn {
+    fn new(now: Time) -> Self {
+        Self {
+            queue: Queue::default(),
+            wants_any: 0,
+            sent_away: (0, now),
+            writing: (0, 0),
+            moved: now,
+            piece: None,
+            last_piece: (u32::MAX, 0),
+            far: false,
+            sent: Meter::new(now),
+        }
+    }
+
+    /// Whether it may be sent to others with what it asks for. Whoever comes again found none, as they may only say that they
+    /// have it: then it is served for a while as if we had little to do.
+    pub fn may_be_sent_away(&mut self, now: Time) -> bool {
+        let (times, since) = &mut self.sent_away;
+        if *times >= SENT_AWAY_MAX {
+            if now.since(*since) < SERVED_FOR {
+                return false;
+            }
+            *times = 0;
+        }
+        (*times, *since) = (*times + 1, now);
+        true
+    }
+
+    /// It asks for a block: from now on it waits, unless it did already.
+    pub fn expect(&mut self, now: Time) {
+        if self.queue.is_empty() && self.writing.0 == 0 {
+            self.moved = now;
+        }
+    }
+
+    /// Whether the next block that it asks for belongs to the piece that its last turn was spent on. Who asks for more
+    /// than the piece's blocks waits like everybody else.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        let (piece, rest) = self.last_piece;
+        rest > 0 && self.queue.front().is_some_and(|b| b.piece == piece)
+    }
+}
+
 /// A connected peer. What every *have* looks at stands first, in one cache line or two: a big swarm consists of those.
 #[derive(Debug)]
 #[repr(C)]
@@ -59,17 +155,12 @@ pub struct Session {
     pub incoming: bool,
     /// What it said at the start.
     pub hello: Box<Hello>,
-    /// How near it is ([`super::zones`]), and whether what it has counts as being in our zone.
-    pub nearness: u8,
-    /// See `nearness`.
-    pub in_zone: bool,
-    /// It is served by the turns for far peers.
-    pub far_turn: bool,
-    /// Last time that it was told of pieces that could wait.
-    pub far_told: Time,
-    /// When it last brought a piece that nobody as near had before, or had nothing left of its share to bring
-    /// ([`super::zones`]).
-    pub brought: Time,
+    /// Where it stands.
+    pub place: Place,
+    /// What it asks of us and gets.
+    pub turn: Turn,
+    /// What pieces and manifest are checked by, either way.
+    pub proofs: Proofs,
     /// What we asked of it.
     pub pipeline: Pipeline,
     /// It still gives out pieces of its own choice.
@@ -84,36 +175,10 @@ pub struct Session {
     pub busy_until: Time,
     /// Pieces that we have and it had before us: it hears of them later.
     pub owed_haves: Vec<u32>,
-    /// What it asked of us, in order.
-    pub queue: Queue,
-    /// How often it was sent to others, and since when it isn't any more.
-    pub sent_away: (u32, Time),
-    /// Its unanswered requests for any piece.
-    pub wants_any: u32,
-    /// Blocks handed to its writer, and their bytes.
-    pub writing: (u32, u64),
     /// It had everything when it first told; if it loses a piece and finds it again, it didn't finish.
     pub came_complete: bool,
-    /// Last time its writer took or finished a block, or since when it waits for a turn.
-    pub turn_moved: Time,
-    /// The piece that its turn is spent on.
-    pub turn_piece: Option<u32>,
-    /// The piece of the last block that it got, and how many more of its blocks it may have before others.
-    pub last_piece: (u32, u32),
-    /// What we send it.
-    pub up: Meter,
     /// Last time we sent it anything.
     pub spoke: Time,
-    /// The CV batch asked of it.
-    pub cv_asked: Option<(u32, Time)>,
-    /// For how many pieces it got CVs, and how many segments of the manifest.
-    pub cvs_given: u32,
-    /// See `cvs_given`.
-    pub segments_given: u32,
-    /// It could not give CVs, or owes some for too long: it is asked again then.
-    pub no_cvs_until: Time,
-    /// A batch that it still owes us although it isn't waited for.
-    pub cv_late: Option<u32>,
     /// Payload bytes that came from it.
     pub delivered: u64,
     /// Payload that had passed in both directions when this was last looked at, and since when it has been as much.
@@ -148,11 +213,9 @@ impl Session {
             incoming: dialled.is_none(),
             assigns: hello.spreads,
             hello: Box::new(hello),
-            nearness: 0,
-            in_zone: false,
-            far_turn: false,
-            brought: now,
-            far_told: now,
+            place: Place { nearness: 0, counts: false, told: now, brought: now },
+            turn: Turn::new(now),
+            proofs: Proofs::default(),
             have: Bitfield::none(pieces),
             told: false,
             useful: 0,
@@ -165,21 +228,8 @@ impl Session {
             hold_until: Time(0),
             rests: (Time(0), 0),
             owed_haves: Vec::new(),
-            queue: Queue::default(),
-            sent_away: (0, now),
-            wants_any: 0,
-            writing: (0, 0),
-            turn_moved: now,
-            turn_piece: None,
-            last_piece: (u32::MAX, 0),
-            up: Meter::new(now),
             heard: now,
             spoke: now,
-            cv_asked: None,
-            cvs_given: 0,
-            segments_given: 0,
-            no_cvs_until: Time(0),
-            cv_late: None,
             delivered: 0,
             moved: (0, now),
             falls: 0,
@@ -194,7 +244,7 @@ impl Session {
 
     /// Looks whether payload has passed since the last look.
     pub fn note_moved(&mut self, now: Time) {
-        let bytes = self.delivered + self.up.total();
+        let bytes = self.delivered + self.turn.sent.total();
         if bytes != self.moved.0 {
             self.moved = (bytes, now);
         }
@@ -219,39 +269,10 @@ impl Session {
         open && self.useful > 0 && self.busy_until <= now && !self.pipeline.snubbed
     }
 
-    /// Whether it may be sent to others with what it asks for. Whoever comes again found none, as they may only say that they
-    /// have it: then it is served for a while as if we had little to do.
-    pub fn may_be_sent_away(&mut self, now: Time) -> bool {
-        let (times, since) = &mut self.sent_away;
-        if *times >= SENT_AWAY_MAX {
-            if now.since(*since) < SERVED_FOR {
-                return false;
-            }
-            *times = 0;
-        }
-        (*times, *since) = (*times + 1, now);
-        true
-    }
-
-    /// It asks for a block: from now on it waits, unless it did already.
-    pub fn expect_turn(&mut self, now: Time) {
-        if self.queue.is_empty() && self.writing.0 == 0 {
-            self.turn_moved = now;
-        }
-    }
-
     /// Whether a piece that it gives us by its own choice is taken.
     #[must_use]
     pub fn may_send(&self, now: Time, piece: u32) -> bool {
         self.refused.get(&piece).is_none_or(|until| *until <= now)
-    }
-
-    /// Whether the next block that it asks for belongs to the piece that its last turn was spent on. Who asks for more
-    /// than the piece's blocks waits like everybody else.
-    #[must_use]
-    pub fn goes_on(&self) -> bool {
-        let (piece, rest) = self.last_piece;
-        rest > 0 && self.queue.front().is_some_and(|b| b.piece == piece)
     }
 
     /// Notes a cancelled block, which may still arrive; length 0 stands for every block of its piece.

@@ -346,7 +346,7 @@ impl Swarm {
             Message::Block(_) => return Err(WireError::Unexpected("a block outside the data path")),
             Message::Cancel(block) => {
                 let all = block.length == 0;
-                let taken = session.queue.take(|b| if all { b.piece == block.piece } else { *b == block });
+                let taken = session.turn.queue.take(|b| if all { b.piece == block.piece } else { *b == block });
                 let answers = if all { 0 } else { taken.len() };
                 self.turns.note(conn, session);
                 for _ in 0..answers {
@@ -374,17 +374,17 @@ impl Swarm {
                 }
                 let hashes = self.cvs.answer(first, count);
                 if !hashes.is_empty() {
-                    session.cvs_given = session.cvs_given.saturating_add(count);
+                    session.proofs.cvs_given = session.proofs.cvs_given.saturating_add(count);
                 }
-                if session.cvs_given > CVS_AGAIN * self.geometry.pieces() + CVS_MORE * CV_BATCH {
+                if session.proofs.cvs_given > CVS_AGAIN * self.geometry.pieces() + CVS_MORE * CV_BATCH {
                     return Err(WireError::Unexpected("the same CVs again and again"));
                 }
                 self.send(now, conn, Message::Cvs { first, count, hashes });
             }
             Message::Cvs { first, count, hashes } => self.told_cvs(now, conn, first, count, &hashes)?,
             Message::ManifestRequest { segment } => {
-                session.segments_given += 1;
-                if session.segments_given > SEGMENTS_MAX {
+                session.proofs.segments_given += 1;
+                if session.proofs.segments_given > SEGMENTS_MAX {
                     return Err(WireError::Unexpected("a manifest that it has, again and again"));
                 }
                 self.out.push_back(Output::SendManifest { conn, segment });
@@ -463,7 +463,7 @@ impl Swarm {
         let late = |s: &Session| {
             now.since(s.heard) > IDLE
                 || now.since(s.spoke) > KEEP_ALIVE
-                || s.cv_asked.is_some_and(|(_, at)| now.since(at) > CV_PATIENCE)
+                || s.proofs.asked.is_some_and(|(_, at)| now.since(at) > CV_PATIENCE)
                 || s.pipeline.asks > 0
                 || s.pipeline.is_deaf(now)
                 || s.pipeline.is_overdue(now)
@@ -487,9 +487,9 @@ impl Swarm {
             self.close(conn, GoodbyeReason::Idle);
             return;
         }
-        if session.cv_asked.is_some_and(|(_, at)| now.since(at) > CV_PATIENCE) {
-            session.cv_late = session.cv_asked.take().map(|(batch, _)| batch);
-            session.no_cvs_until = now + NO_CVS_FOR;
+        if session.proofs.asked.is_some_and(|(_, at)| now.since(at) > CV_PATIENCE) {
+            session.proofs.late = session.proofs.asked.take().map(|(batch, _)| batch);
+            session.proofs.not_before = now + NO_CVS_FOR;
         }
         if session.pipeline.give_up_asks(now) {
             session.assigns = false;

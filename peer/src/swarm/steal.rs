@@ -59,7 +59,7 @@ impl Swarm {
             if progress.stage != Stage::Fetching
                 || progress.solo
                 || !thief.can_give(now, *piece)
-                || !self.zones.allow(thief.nearness, *piece, false)
+                || !self.zones.allow(thief.place.nearness, *piece, false)
             {
                 continue;
             }
@@ -108,7 +108,7 @@ impl Swarm {
         let mixed = self.zones.is_mixed();
         let Some(session) = self.sessions.get_mut(&conn) else { return Duration::MAX };
         let expected = session.pipeline.expected(now, BLOCK_BYTES.into());
-        let far = mixed && session.nearness == 0;
+        let far = mixed && session.place.nearness == 0;
         if !far && session.pipeline.asked.is_empty() && average >= 1.0 {
             let idle = session.pipeline.delay.recent() + time_for(Some(average), BLOCK_BYTES.into());
             return expected.min(idle);

@@ -112,12 +112,12 @@ impl Swarm {
             }
             if !self.have.has(piece) {
                 session.useful += 1;
-                if session.nearness > 0 && !self.zones.is_held_nearer(session.nearness - 1, piece) {
-                    session.brought = now;
+                if session.place.nearness > 0 && !self.zones.is_held_nearer(session.place.nearness - 1, piece) {
+                    session.place.brought = now;
                 }
             }
-            if session.in_zone {
-                self.zones.count(session.nearness, piece, true);
+            if session.place.counts {
+                self.zones.count(session.place.nearness, piece, true);
             }
             if let Some(spread) = &mut self.spread {
                 spread.has(conn, piece);
@@ -163,8 +163,8 @@ impl Swarm {
         for piece in list.iter().flat_map(|(first, count)| *first..first + count) {
             if session.have.set(piece, false) {
                 self.picker.decrement(piece);
-                if session.in_zone {
-                    self.zones.count(session.nearness, piece, false);
+                if session.place.counts {
+                    self.zones.count(session.place.nearness, piece, false);
                 }
                 if !self.have.has(piece) {
                     session.useful = session.useful.saturating_sub(1);
@@ -202,7 +202,7 @@ impl Swarm {
                 continue;
             }
             let at_once = self.told_complete || session.hello.spreads;
-            let far = mixed && session.nearness == 0;
+            let far = mixed && session.place.nearness == 0;
             let waits = far || !session.owed_haves.is_empty() || fresh.iter().any(|p| session.have.has(*p));
             let list = if at_once || waits {
                 let urgent = |p: &u32| at_once || (!far && !session.have.has(*p));
@@ -224,12 +224,12 @@ impl Swarm {
 
     /// Tells of the pieces that could wait; `far`: only those who are far, and not too often.
     pub(super) fn tell_owed_haves(&mut self, now: Time, far: bool) {
-        let due = |s: &Session| !far || (s.nearness == 0 && now.since(s.far_told) >= FAR_HAVE_DELAY);
+        let due = |s: &Session| !far || (s.place.nearness == 0 && now.since(s.place.told) >= FAR_HAVE_DELAY);
         let owed = self.sessions.iter().filter(|(_, s)| !s.owed_haves.is_empty() && !s.closing && due(s));
         let owed: Vec<ConnId> = owed.map(|(conn, _)| *conn).collect();
         for conn in owed {
             let Some(session) = self.sessions.get_mut(&conn) else { continue };
-            session.far_told = now;
+            session.place.told = now;
             let mut pieces = std::mem::take(&mut session.owed_haves);
             pieces.sort_unstable();
             self.send_haves(now, conn, &ranges::from_ascending(pieces));

@@ -44,7 +44,7 @@ pub const WRITER_BLOCKS: u32 = 64;
 
 /// How many bytes may be in a connection's writer: what it sends in a tenth of a second, one block at least.
 pub fn writer_room(session: &mut Session, now: Time) -> u64 {
-    let tenth = (session.up.rate(now) / 10.0) as u64;
+    let tenth = (session.turn.sent.rate(now) / 10.0) as u64;
     tenth.clamp(BLOCK_BYTES.into(), WRITER_MAX)
 }
 
@@ -79,14 +79,14 @@ impl Row {
             ip: s.remote.ip(),
             count: s.have.count(),
             taken: Taken::default(),
-            moved: s.turn_moved,
-            writing: s.writing.0,
-            writing_bytes: s.writing.1,
-            queued: s.queue.bytes(),
-            asks: !s.queue.is_empty() && !s.closing,
-            asks_any: s.wants_any > 0 && !s.closing,
-            goes_on: s.goes_on(),
-            far: s.far_turn,
+            moved: s.turn.moved,
+            writing: s.turn.writing.0,
+            writing_bytes: s.turn.writing.1,
+            queued: s.turn.queue.bytes(),
+            asks: !s.turn.queue.is_empty() && !s.closing,
+            asks_any: s.turn.wants_any > 0 && !s.closing,
+            goes_on: s.turn.goes_on(),
+            far: s.turn.far,
             closing: s.closing,
         }
     }

@@ -187,7 +187,7 @@ impl Swarm {
                 if session.told {
                     session.useful += gone.iter().filter(|p| session.have.has(**p)).count() as u32;
                 }
-                let refused = session.queue.take(|b| gone.contains(&b.piece));
+                let refused = session.turn.queue.take(|b| gone.contains(&b.piece));
                 session.owed_haves.retain(|p| !gone.contains(p));
                 self.turns.note(conn, session);
                 for block in refused {

@@ -185,16 +185,16 @@ impl Swarm {
     /// A neighbour begins to count as a holder of what it has, if it does.
     pub(super) fn count_zone(&mut self, conn: ConnId) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
-        if session.nearness > 0 && !session.in_zone && session.is_holder() {
-            session.in_zone = true;
-            session.have.ones().for_each(|piece| self.zones.count(session.nearness, piece, true));
+        if session.place.nearness > 0 && !session.place.counts && session.is_holder() {
+            session.place.counts = true;
+            session.have.ones().for_each(|piece| self.zones.count(session.place.nearness, piece, true));
         }
     }
 
     /// A neighbour no longer counts.
     pub(super) fn uncount_zone(&mut self, session: &Session) {
-        if session.in_zone {
-            session.have.ones().for_each(|piece| self.zones.count(session.nearness, piece, false));
+        if session.place.counts {
+            session.have.ones().for_each(|piece| self.zones.count(session.place.nearness, piece, false));
         }
     }
 
@@ -202,14 +202,14 @@ impl Swarm {
     /// too few to pass them on, it doesn't.
     pub(super) fn sort_turns(&mut self) {
         let leechers = self.sessions.values().filter(|s| s.told && !s.closing && !s.have.is_complete());
-        let (near, all) = leechers.fold((0, 0), |(near, all), s| (near + usize::from(s.nearness > 0), all + 1));
+        let (near, all) = leechers.fold((0, 0), |(near, all), s| (near + usize::from(s.place.nearness > 0), all + 1));
         let own_turns = self.zones.mixed && near > 0;
         self.zones.keeps_inside = own_turns && near * 4 >= all;
-        let changed = |s: &Session| s.far_turn != (own_turns && s.nearness == 0);
+        let changed = |s: &Session| s.turn.far != (own_turns && s.place.nearness == 0);
         let changed: Vec<ConnId> = self.sessions.iter().filter(|(_, s)| changed(s)).map(|(conn, _)| *conn).collect();
         for conn in changed {
             if let Some(session) = self.sessions.get_mut(&conn) {
-                session.far_turn = !session.far_turn;
+                session.turn.far = !session.turn.far;
             }
             self.note_turn(conn);
         }
@@ -218,9 +218,9 @@ impl Swarm {
     /// Somebody came or went.
     pub(super) fn zones_changed(&mut self, now: Time) {
         let open = || self.sessions.values().filter(|s| !s.closing);
-        self.zones.mixed = open().any(|s| s.nearness > 0) && open().any(|s| s.nearness == 0);
-        let lowest = open().map(|s| s.nearness).min();
-        let highest = open().map(|s| s.nearness).max();
+        self.zones.mixed = open().any(|s| s.place.nearness > 0) && open().any(|s| s.place.nearness == 0);
+        let lowest = open().map(|s| s.place.nearness).min();
+        let highest = open().map(|s| s.place.nearness).max();
         self.sort_turns();
         if lowest == highest || self.told_complete {
             self.zones.shares = Default::default();
@@ -238,13 +238,13 @@ impl Swarm {
     fn share_out(&mut self, now: Time) {
         let patience = self.patience_with_owners(now);
         for level in 0..DEEPEST {
-            let so_far = self.sessions.values().any(|s| usize::from(s.nearness) == level && !s.closing);
-            let nearer = || self.sessions.iter().filter(|(_, s)| usize::from(s.nearness) > level);
+            let so_far = self.sessions.values().any(|s| usize::from(s.place.nearness) == level && !s.closing);
+            let nearer = || self.sessions.iter().filter(|(_, s)| usize::from(s.place.nearness) > level);
             if !so_far || nearer().next().is_none() {
                 self.zones.shares[level] = Shares::default();
                 continue;
             }
-            let able = nearer().filter(|(_, s)| s.may_bring() && now.since(s.brought) <= patience);
+            let able = nearer().filter(|(_, s)| s.may_bring() && now.since(s.place.brought) <= patience);
             let members: Vec<ConnId> = able.map(|(conn, _)| *conn).take(usize::from(NOBODY) - 1).collect();
             let shares = &mut self.zones.shares[level];
             if shares.members == members && !shares.owners.is_empty() {
@@ -266,7 +266,7 @@ impl Swarm {
     /// How long an owner may bring nothing: by what a piece takes us when it is quick. By the present rate it would be long
     /// just when nothing comes.
     fn patience_with_owners(&mut self, now: Time) -> Duration {
-        let far = self.sessions.values().filter(|s| s.nearness == 0);
+        let far = self.sessions.values().filter(|s| s.place.nearness == 0);
         let rate: f64 = far.map(|s| s.pipeline.rate(now)).sum();
         self.zones.fastest = self.zones.fastest.max(rate);
         let piece = f64::from(self.geometry.piece_size());
@@ -301,7 +301,7 @@ impl Swarm {
         }
         for (conn, owes) in owing {
             if let Some(session) = self.sessions.get_mut(&conn).filter(|_| !owes) {
-                session.brought = now;
+                session.place.brought = now;
             }
         }
         let near = lacking.iter().filter(|p| self.zones.is_held_nearer(0, **p)).count() as f64;
@@ -314,7 +314,7 @@ impl Swarm {
     /// Whether as much is asked of all far peers together as their link to us takes. Each of them may be at the end of the
     /// same one: twenty times twenty connections with a piece each would be minutes of it.
     pub(super) fn far_is_full(&self, now: Time) -> bool {
-        let far = || self.sessions.values().filter(|s| s.nearness == 0);
+        let far = || self.sessions.values().filter(|s| s.place.nearness == 0);
         let asked: u64 = far().map(|s| s.pipeline.bytes).sum();
         let product: f64 = far().map(|s| s.pipeline.product(now)).sum();
         let block = self.geometry.piece_size().min(BLOCK_BYTES);
@@ -323,7 +323,7 @@ impl Swarm {
 
     /// Whether nothing is asked of anybody who is so far.
     pub(super) fn nothing_asked_from(&self, nearness: u8) -> bool {
-        self.sessions.values().all(|s| s.nearness > nearness || s.pipeline.asked.is_empty())
+        self.sessions.values().all(|s| s.place.nearness > nearness || s.pipeline.asked.is_empty())
     }
 
     /// Checks the counts of holders.
@@ -332,8 +332,12 @@ impl Swarm {
     /// Says which is wrong.
     pub(super) fn check_zones(&self) -> Result<(), String> {
         for nearness in 1..=DEEPEST as u8 {
-            let inside: Vec<&Bitfield> =
-                self.sessions.values().filter(|s| s.in_zone && s.nearness == nearness).map(|s| &s.have).collect();
+            let inside: Vec<&Bitfield> = self
+                .sessions
+                .values()
+                .filter(|s| s.place.counts && s.place.nearness == nearness)
+                .map(|s| &s.have)
+                .collect();
             for piece in 0..self.geometry.pieces() {
                 let real = inside.iter().filter(|have| have.has(piece)).count();
                 let counted = usize::from(self.zones.holders(nearness, piece));
