@@ -132,13 +132,22 @@ fn wait_for_usr1(pid: u32) {
 #[test]
 fn a_line_of_progress_may_be_asked_for_while_hashing() {
     let world = World::new();
-    std::fs::File::create(world.path("file")).unwrap().set_len(32 << 30).unwrap();
-    let mut create = world.start(&["create", "file", "-o", "m", "-qq"]);
-    wait_for_usr1(create.pid());
-    create.signal(Signal::USR1);
-    create.wait_for_talk("file  hashing ");
-    create.signal(Signal::INT);
-    create.end().exits(130);
+    std::fs::File::create(world.path("file")).unwrap().set_len(6 << 30).unwrap();
+    world.file("next", 1_000);
+    let mut seed = world.start(&["seed", "file", "next", "--listen", "127.0.0.1:0", "-qq"]);
+    wait_for_usr1(seed.pid());
+    seed.signal(Signal::USR1);
+    seed.wait_for_talk("file  hashing ");
+    seed.wait("the second link", |record| record["type"] == "ready" && record["path"] == "next");
+    // What was asked for then is no question to what comes after it.
+    seed.signal(Signal::INT);
+    let done = seed.end();
+    assert_eq!(
+        done.err.lines().filter(|line| line.contains("hashing") || line.contains("peers")).count(),
+        1,
+        "{}",
+        done.err
+    );
 }
 
 #[test]

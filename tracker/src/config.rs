@@ -4,7 +4,7 @@
 //! refused. Lists are arrays in the file and comma-separated elsewhere.
 
 use crate::cidr::Cidr;
-use crate::disk::DiskConfig;
+use crate::disk::{ANNOUNCED_AGAIN, DiskConfig};
 use crate::registry::RegistryConfig;
 use crate::service::ServiceConfig;
 use serde::{Deserialize, Deserializer};
@@ -88,6 +88,9 @@ pub struct Settings {
     /// Form of the log.
     #[arg(skip)]
     pub log_format: Option<LogFormat>,
+    /// Taken, as on the command line, and without effect.
+    #[arg(skip)]
+    pub progress: Option<String>,
 }
 
 /// When stderr is coloured.
@@ -183,6 +186,7 @@ impl Settings {
             json: self.json.or(base.json),
             color: self.color.or(base.color),
             log_format: self.log_format.or(base.log_format),
+            progress: self.progress.or(base.progress),
         }
     }
 
@@ -257,6 +261,7 @@ impl Settings {
         DiskConfig {
             max_bytes: self.max_data.unwrap_or(default.max_bytes),
             ttl: self.manifest_ttl.unwrap_or(default.ttl),
+            announced_again: self.announce_interval.map_or(ANNOUNCED_AGAIN, |own| ANNOUNCED_AGAIN.max(own * 3 / 2)),
             allow,
             ..default
         }

@@ -3,7 +3,7 @@
 //! Contract: files are written under a temporary name and renamed, so a crash leaves whole files only. What is read is
 //! checked against its id again; a damaged file is dropped, and a seed puts it back. Limits: bytes in total, number of
 //! manifests, and age without use. When full, the longest unused make room, but never one whose swarm was alive within
-//! [`BUSY`]; so a flood of manifests is refused rather than living ones lost.
+//! [`BUSY`], or after a start [`ANNOUNCED_AGAIN`]; so a flood of manifests is refused rather than living ones lost.
 
 use crate::manifests::{ManifestSource, Part, Refused};
 use bytes::Bytes;
@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 
 /// For so long a manifest counts as in use.
 pub const BUSY: Duration = Duration::from_secs(600);
-/// After a start peers are given so long to announce themselves again, until what they don't need makes room.
-const ANNOUNCED_AGAIN: Duration = Duration::from_secs(120);
+/// After a start peers are given so long to announce themselves again, until what they don't need makes room: the longest
+/// interval is 90 s, and a fifth more.
+pub const ANNOUNCED_AGAIN: Duration = Duration::from_secs(120);
 /// Most manifests: bounds the index to some 20 MiB.
 const MAX_COUNT: usize = 100_000;
 /// How the names of files begin that are being written.
@@ -39,13 +40,16 @@ pub struct DiskConfig {
     pub ttl: Duration,
     /// What was used within this time is not removed to make room.
     pub busy: Duration,
+    /// Within this time after a start all swarms that are there announce themselves.
+    pub announced_again: Duration,
     /// The only contents that are served, where the operator says so.
     pub allow: Option<Vec<ContentId>>,
 }
 
 impl Default for DiskConfig {
     fn default() -> Self {
-        Self { max_bytes: 4 << 30, ttl: Duration::from_secs(30 * 86_400), busy: BUSY, allow: None }
+        let ttl = Duration::from_secs(30 * 86_400);
+        Self { max_bytes: 4 << 30, ttl, busy: BUSY, announced_again: ANNOUNCED_AGAIN, allow: None }
     }
 }
 
@@ -102,7 +106,8 @@ impl DiskStore {
         let allowed = config.allow.as_ref().map(|ids| ids.iter().map(ContentId::open_swarm).collect());
         let mut state = State::default();
         // Swarms that still are there announce themselves soon; what nobody needs must not keep others out for longer.
-        let used = Instant::now().checked_sub(config.busy.saturating_sub(ANNOUNCED_AGAIN)).unwrap_or_else(Instant::now);
+        let age = config.busy.saturating_sub(config.announced_again).min(config.ttl / 2);
+        let used = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
         for entry in std::fs::read_dir(directory)? {
             let entry = entry?;
             let name = entry.file_name();
@@ -473,11 +478,21 @@ mod tests {
         let first = manifest("a", 5, [1; 32]);
         let put = |store: &DiskStore| store.put(&first.id(), Part::Manifest, &first.to_binary());
         assert_eq!(put(&DiskStore::open(directory.path(), DiskConfig::default()).unwrap()), Ok(true));
-        for busy_s in [120, 121, 600] {
-            let config = DiskConfig { max_bytes: 1, busy: Duration::from_secs(busy_s), ..DiskConfig::default() };
-            let store = DiskStore::open(directory.path(), config).unwrap();
-            let age = store.state().held.values().next().unwrap().used.elapsed().as_secs();
-            assert!((busy_s - 120..=busy_s - 110).contains(&age), "{busy_s}: {age}");
+        let second = manifest("b", 5, [2; 32]);
+        let bytes = first.to_binary_with_hints().len() as u64;
+        let config = |again_s, ttl| DiskConfig {
+            max_bytes: bytes,
+            announced_again: Duration::from_secs(again_s),
+            ttl: Duration::from_secs(ttl),
+            ..DiskConfig::default()
+        };
+        // Two minutes are not over, and then none have to pass; but nothing ends sooner than it may by its age.
+        for (again_s, ttl, expected) in [(120, 86_400, Err(507)), (0, 600, Err(507)), (0, 86_400, Ok(true))] {
+            let store = DiskStore::open(directory.path(), config(again_s, ttl)).unwrap();
+            store.sweep();
+            assert_eq!(store.count(), 1);
+            let put = store.put(&second.id(), Part::Manifest, &second.to_binary()).map_err(|e| e.status);
+            assert_eq!(put, expected, "{again_s} {ttl}");
         }
     }
 

@@ -109,9 +109,19 @@ struct Picker<'a> {
 
 impl Picker<'_> {
     fn take(&mut self, at: usize) {
-        if self.fits(at) && !self.taken.contains(&(at as u32)) {
+        if self.fits(at) && !self.taken.contains(&(at as u32)) && !self.repeats(at) {
             self.taken.push(at as u32);
         }
+    }
+
+    /// Whether it is at the address and port of one that is taken, and this asker gets nothing by which to tell them apart.
+    fn repeats(&self, at: usize) -> bool {
+        let peers = self.swarm.peers();
+        let peer = &peers[at];
+        peer.is_behind()
+            && peer.ip() != self.asker.ip
+            && reach(peer.ip()) == Reach::Global
+            && self.taken.iter().any(|at| peers[*at as usize].shares_address_with(peer))
     }
 
     fn fits(&self, at: usize) -> bool {

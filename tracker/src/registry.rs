@@ -240,7 +240,7 @@ impl Registry {
         let want = usize::from(announce.want).min(self.config.max_handout).min(HANDOUT_PEERS);
         let peers = pick(swarm, &self.hasher, &asker, want, now_s, rng);
         let age_s = now_s.saturating_sub(swarm.born_s);
-        let counts = (swarm.seeds(), swarm.len() - swarm.seeds());
+        let (counts, completed) = ((swarm.seeds(), swarm.len() - swarm.seeds()), swarm.completed);
         let interval_s = interval_s(self.config.interval_s, age_s, counts, self.peers.load(Ordering::Relaxed), rng);
         let extra = Extra::new(&self.extras, &announce.candidates, &announce.zone, &announce.label);
         let expires_s = now_s.saturating_add(ttl_s(self.config.peer_ttl_s, interval_s));
@@ -260,10 +260,16 @@ impl Registry {
                     shard.remove(at);
                     self.swarms.fetch_sub(1, Ordering::Relaxed);
                 }
-                return Err(match full {
-                    Full::Peers => RegistryFull::Peers,
-                    Full::Address => RegistryFull::Address,
-                });
+                match full {
+                    Full::Peers => return Err(RegistryFull::Peers),
+                    Full::Address if !key.is_behind() => return Err(RegistryFull::Address),
+                    // A large office or the gateway of a cloud: one host more or less in the list doesn't matter to others, and
+                    // an answer does to this one.
+                    Full::Address => {
+                        let (seeds, leechers) = (counts.0 as u32, counts.1 as u32);
+                        return Ok(Answer { interval_s, seeds, leechers, completed, peers });
+                    }
+                }
             }
         }
         let (seeds, leechers) = (swarm.seeds() as u32, (swarm.len() - swarm.seeds()) as u32);
@@ -485,6 +491,37 @@ mod tests {
         assert_eq!(tell(2, Event::Stopped, nat, &["192.168.1.2:7171"]).0, 3, "not by the name it had");
         assert_eq!(tell(5, Event::Stopped, nat, &["192.168.1.2:7171"]), (2, none));
         assert_eq!(tell(1, Event::Stopped, nat, &["192.168.1.1:7171"]).0, 1);
+        // By `--advertise` both name the address that is seen, and each another port of it.
+        let by_hand =
+            |n: u16| tell(n, Event::Started, nat, &[&format!("9.9.9.9:{}", 7170 + n), &format!("192.168.1.{n}:7171")]);
+        assert_eq!((by_hand(1).0, by_hand(2).0), (2, 3));
+    }
+
+    #[test]
+    fn a_large_office_gets_answers_and_takes_no_more_of_anothers_than_one_place() {
+        let registry = Registry::new(RegistryConfig::default());
+        let tell = |peer: u16, want, from: &str, own: &str| {
+            let from: IpAddr = from.parse().unwrap();
+            let announce =
+                Announce { candidates: vec![own.parse().unwrap()], want, ..announce(1, peer, Event::Started, 9) };
+            let key = Key::new(from, 7171, announce.peer, &announce.candidates);
+            let asker = Asker { ip: from, reached_at: ip(0), key, id: announce.peer, seed: false, zone: "" };
+            let answer = registry.announce(0, &announce, from, ip(0), &|_| true, &mut Prng::new(u64::from(peer)));
+            answer.map(|answer| (answer.leechers, answer.handout(&asker, &[]).peers.len()))
+        };
+        for n in 0..40 {
+            tell(500 + n, 50, &format!("8.8.8.{n}"), &format!("8.8.8.{n}:7171")).unwrap();
+        }
+        for n in 0..100_u16 {
+            let (leechers, peers) = tell(n, 20, "9.9.9.9", &format!("192.168.1.{n}:7171")).unwrap();
+            assert_eq!((leechers, peers), (40 + u32::from(n + 1).min(64), 20), "{n}");
+        }
+        // 104 are here, and of the 64 at one address one is of use to somebody elsewhere.
+        for n in 0..20 {
+            let (_, peers) = tell(700 + n, 30, "7.7.7.7", "7.7.7.7:7171").unwrap();
+            assert!(peers >= 28, "{peers}");
+        }
+        assert!(tell(900, 50, "9.9.9.9", "9.9.9.9:7171").is_err(), "a place of its own is one too many");
     }
 
     #[test]

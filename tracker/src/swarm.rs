@@ -9,7 +9,7 @@
 
 use crate::lookup::{Lookup, count_of_address};
 use shoal_protocol::PeerId;
-use shoal_protocol::address::{Reach, canonical, reach};
+use shoal_protocol::address::{Reach, canonical, canonical_addr, reach};
 use std::hash::RandomState;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -32,10 +32,17 @@ pub struct Key {
 }
 
 impl Key {
-    /// All of loopback is one host, whichever of its addresses was used.
+    /// All addresses of loopback are one, whichever of them was used.
     #[must_use]
     pub fn new(ip: IpAddr, port: u16, id: PeerId, candidates: &[SocketAddr]) -> Self {
-        Self { ip: pack(ip), port, host: host_behind(ip, candidates), id: (port == 0).then_some(id) }
+        let host = host_behind(SocketAddr::new(canonical(ip), port), candidates);
+        Self { ip: pack(ip), port, host, id: (port == 0).then_some(id) }
+    }
+
+    /// Whether it is one of perhaps many hosts behind its address.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.host != 0
     }
 
     /// The address.
@@ -47,12 +54,13 @@ impl Key {
 
 /// Which of the hosts behind one address says this of itself: a number that follows from its first private address. Two of a
 /// thousand may have the same, and are then one as if they said nothing.
-fn host_behind(seen: IpAddr, candidates: &[SocketAddr]) -> u16 {
-    let mut own = candidates.iter().map(|at| canonical(at.ip()));
-    if own.clone().any(|ip| ip == canonical(seen)) {
+fn host_behind(seen: SocketAddr, candidates: &[SocketAddr]) -> u16 {
+    if candidates.iter().any(|at| canonical_addr(*at) == seen) {
         return 0;
     }
-    let Some(ip) = own.find(|ip| reach(*ip) == Reach::Private) else { return 0 };
+    let Some(ip) = candidates.iter().map(|at| canonical(at.ip())).find(|ip| reach(*ip) == Reach::Private) else {
+        return 0;
+    };
     // FNV-1a, folded: whoever makes two alike only takes a record of his own network's.
     let hash = pack(ip).iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
     ((hash >> 16) as u16 ^ hash as u16).max(1)
@@ -210,6 +218,12 @@ impl Peer {
     #[must_use]
     pub fn is_behind(&self) -> bool {
         self.host != 0
+    }
+
+    /// Whether both were seen at one address and port.
+    #[must_use]
+    pub fn shares_address_with(&self, other: &Self) -> bool {
+        self.port == other.port && self.ip == other.ip
     }
 
     /// The key it is found by.

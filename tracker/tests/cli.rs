@@ -132,6 +132,12 @@ fn a_signal_gets_a_line_of_status_and_a_closing_terminal_may_not_matter() {
         |name: &str| assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
     send("-HUP");
     send("-USR1");
+    // Where it says nothing it ends all the same, and the test with it.
+    let id = child.id().to_string();
+    std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_secs(30));
+        let _ = Command::new("kill").args(["-9", &id]).status();
+    });
     let status = stderr.by_ref().lines().map_while(Result::ok).find(|line| line.contains("swarms 0"));
     assert!(status.is_some(), "it ended, or said nothing");
     send("-TERM");

@@ -5,7 +5,7 @@ use crate::failure::{Failure, FailureKind};
 use shoal_tracker::process::hang_up_is_ignored;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -41,6 +41,8 @@ impl Stop {
 pub(super) struct Signals {
     stop: watch::Receiver<Option<Stop>>,
     usr1: watch::Receiver<u64>,
+    /// How many of them were answered, by whichever part of a command was at work.
+    answered: Arc<AtomicU64>,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -82,7 +84,7 @@ impl Signals {
                 stop_tx.send_replace(Some(what));
             }
         });
-        Ok(Self { stop, usr1, cancelled })
+        Ok(Self { stop, usr1, answered: Arc::default(), cancelled })
     }
 
     /// Returns when an end is asked for.
@@ -102,8 +104,14 @@ impl Signals {
 
     /// Returns at the next USR1.
     pub(super) async fn usr1(&mut self) {
-        if self.usr1.changed().await.is_err() {
-            std::future::pending::<()>().await;
+        loop {
+            let asked = *self.usr1.borrow_and_update();
+            if self.answered.swap(asked, Ordering::Relaxed) < asked {
+                return;
+            }
+            if self.usr1.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 

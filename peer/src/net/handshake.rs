@@ -41,22 +41,15 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// Whether it says nothing of the other side: there was no descriptor, no memory, or no network.
+    /// Whether it says nothing of the other side: there was no descriptor, no memory, or no network at all. An address that has
+    /// no route from here isn't meant: here it is of no use.
     #[must_use]
     pub fn is_of_this_machine(&self) -> bool {
         use rustix::io::Errno;
         let Self::Io(error) = self else { return false };
         matches!(
             Errno::from_io_error(error),
-            Some(
-                Errno::MFILE
-                    | Errno::NFILE
-                    | Errno::NOBUFS
-                    | Errno::NOMEM
-                    | Errno::NETDOWN
-                    | Errno::NETUNREACH
-                    | Errno::ADDRNOTAVAIL
-            )
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NETDOWN)
         )
     }
 }
@@ -192,4 +185,25 @@ pub async fn send(stream: &mut TcpStream, message: &Message) -> io::Result<()> {
 pub async fn refuse(mut stream: TcpStream, reason: GoodbyeReason) {
     let farewell = Message::Goodbye { reason, text: String::new() };
     let _ = tokio::time::timeout(Duration::from_secs(1), send(&mut stream, &farewell)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn what_this_machine_lacks_is_told_from_what_is_not_there() {
+        for (errno, ours) in [
+            (Errno::MFILE, true),
+            (Errno::NOBUFS, true),
+            (Errno::NETDOWN, true),
+            (Errno::NETUNREACH, false),
+            (Errno::HOSTUNREACH, false),
+            (Errno::CONNREFUSED, false),
+        ] {
+            assert_eq!(HandshakeError::Io(errno.into()).is_of_this_machine(), ours, "{errno:?}");
+        }
+        assert!(!HandshakeError::Timeout.is_of_this_machine());
+    }
 }

@@ -47,7 +47,7 @@ const RECENT: Duration = Duration::from_secs(600);
 pub enum Source {
     /// The user's.
     Named,
-    /// Our own: it worked in an earlier run.
+    /// Our own: somebody was there in an earlier run.
     Kept,
     /// Anybody's.
     Heard,
@@ -174,24 +174,30 @@ impl AddressBook {
         worst.is_some_and(|addr| self.known.remove(&addr).is_some())
     }
 
-    /// How many ports the host of this address claims and keeps nobody at.
-    fn claims_of(&self, addr: SocketAddr) -> usize {
+    /// At which ports the host of this address claimed to be and now is not, the longest ago first.
+    fn claims_of(&self, addr: SocketAddr) -> Vec<SocketAddr> {
         let host = customer(addr.ip());
         let last = match host {
             IpAddr::V4(_) => addr.ip(),
             IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) | u128::from(u64::MAX))),
         };
         let (first, last) = (SocketAddr::new(host, 0), SocketAddr::new(last, u16::MAX));
-        self.known.range(first..=last).filter(|(_, k)| k.is_claim() && k.is_idle()).count()
+        let claims = self.known.range(first..=last).filter(|(_, k)| k.is_claim() && k.is_idle());
+        let mut claims: Vec<_> = claims.map(|(addr, k)| (k.last_connected, *addr)).collect();
+        claims.sort_unstable();
+        claims.into_iter().map(|(_, addr)| addr).collect()
     }
 
     /// A connection is up: one that we dialled at this address, or one of a peer that says it can be dialled there.
     pub fn connected(&mut self, now: Time, addr: Option<SocketAddr>, conn: ConnId, dialled: bool) {
         self.by_conn.entry(conn).or_default();
         let Some(addr) = addr else { return };
-        let is_new = || !self.known.contains_key(&addr);
-        if !dialled && reach(addr.ip()) == Reach::Global && is_new() && self.claims_of(addr) >= CLAIMS_MAX {
-            return;
+        if !dialled && reach(addr.ip()) == Reach::Global && !self.known.contains_key(&addr) {
+            // The newest ones stay: of hosts behind one address the one that is here now matters.
+            let claims = self.claims_of(addr);
+            for old in claims.iter().take((claims.len() + 1).saturating_sub(CLAIMS_MAX)) {
+                self.known.remove(old);
+            }
         }
         self.add(now, addr, None, Source::Heard);
         if let Some(known) = self.known.get_mut(&addr) {
@@ -275,13 +281,14 @@ impl AddressBook {
         addrs
     }
 
-    /// The peer at this address is connected already, or is now, by this connection.
-    pub fn same_as(&mut self, addr: SocketAddr, conn: ConnId) {
+    /// The peer at this address is connected already, or is now, by this connection; `answered`: our dial has shown it.
+    pub fn same_as(&mut self, addr: SocketAddr, conn: ConnId, answered: bool) {
         if let Some(known) = self.known.get_mut(&addr) {
             if std::mem::take(&mut known.dialing) {
                 self.dialing -= 1;
             }
             known.failures = 0;
+            known.answered |= answered;
             known.conn = Some(conn);
             let known_as = self.by_conn.entry(conn).or_default();
             // Whoever dials us again and again under the name of this one says nothing new.
@@ -368,7 +375,8 @@ impl AddressBook {
     /// Addresses worth keeping for the next run: those that worked, the latest first, then those that who dialled us claims.
     pub fn worth_keeping(&self, most: usize) -> Vec<SocketAddr> {
         let worth = self.known.iter().filter(|(_, k)| k.has_worked() || k.last_connected.is_some());
-        let mut worth: Vec<_> = worth.map(|(addr, k)| (Reverse((k.has_worked(), k.last_connected)), *addr)).collect();
+        let last = |k: &Known| (k.conn.is_some(), k.last_connected);
+        let mut worth: Vec<_> = worth.map(|(addr, k)| (Reverse((k.has_worked(), last(k))), *addr)).collect();
         worth.sort_unstable();
         worth.into_iter().take(most).map(|(_, addr)| addr).collect()
     }
@@ -488,10 +496,17 @@ mod tests {
         let far = Trust { source: Reach::Global, allow_private: false };
         book.hear(Time(0), heard, false, far);
         assert!(book.dials(Time(4_000), DIALS_MAX, false, &mut Prng::new(1)).contains(&heard));
+        // One after the other in one office: whoever is here now is one to tell of.
+        for n in 0..20_u16 {
+            let one = SocketAddr::new(IpAddr::from([0x2a00, 1, 2, 3, 0, 0, 0, n]), 7171);
+            book.connected(Time(5_000), Some(one), 7, false);
+            assert!(book.tellable(Time(5_000)).any(|(told, _)| told == one), "{one}");
+            book.closed(Time(5_000 + u64::from(n)), 7, Duration::ZERO);
+        }
         // Of hosts near us any number may have been here.
         for n in 0..3_000 {
-            book.connected(Time(n), Some(addr(2_000 + n as u16)), n as ConnId, n < 3);
-            book.closed(Time(n), n as ConnId, Duration::ZERO);
+            book.connected(Time(9_000 + n), Some(addr(2_000 + n as u16)), n as ConnId, n < 3);
+            book.closed(Time(9_000 + n), n as ConnId, Duration::ZERO);
         }
         assert_eq!(book.count(), KNOWN_MAX);
         let kept = book.worth_keeping(10);
@@ -587,8 +602,8 @@ mod tests {
         book.connected(Time(0), Some(addr(2000)), 1, true);
         book.hear(Time(0), addr(2001), false, NEAR);
         for _ in 0..1_000 {
-            book.same_as(addr(2000), 1);
-            book.same_as(addr(2001), 1);
+            book.same_as(addr(2000), 1, false);
+            book.same_as(addr(2001), 1, true);
         }
         assert_eq!(book.by_conn[&1], [addr(2000), addr(2001)]);
         book.closed(Time(1), 1, Duration::ZERO);

@@ -33,8 +33,10 @@ pub(super) const BAD_FOR: Duration = Duration::from_secs(60);
 /// stay would keep a fetch from its sources, and a seed from its fetchers, for ever.
 const STRANGER_AFTER: Duration = Duration::from_secs(10);
 const IDLE_AFTER: Duration = Duration::from_secs(60);
-/// A peer that said nothing for so long may have lost a connection that still stands here.
+/// A peer that said nothing for so long, and that took and gave nothing, may have lost a connection that still stands here.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
+/// Another one that it dialled counts as its new one after so long.
+const TWIN_AFTER: Duration = Duration::from_secs(3);
 /// Places that only those get whom a fetch dials itself: it chose them, the others chose it.
 const KEPT_FOR_OURS: usize = 2;
 /// Peers that left blocks behind and are remembered for the case that those are bad.
@@ -44,6 +46,10 @@ fn is_stranger(session: &Session, now: Time) -> bool {
     let (bytes, since) = session.moved;
     let after = if bytes == 0 { STRANGER_AFTER } else { IDLE_AFTER };
     session.incoming && !session.closing && now.since(since) >= after
+}
+
+fn is_silent(session: &Session, now: Time) -> bool {
+    now.since(session.heard) >= SILENT_AFTER && now.since(session.moved.1) >= SILENT_AFTER
 }
 
 /// Whether one host can have both addresses, as far as its word may be taken for it.
@@ -92,7 +98,7 @@ impl Swarm {
         if let Some((reason, other)) = refuse {
             // What was dialled in vain backs off; of another way to a connected peer it is enough to know that it is one.
             match (dialled, session.dialable, other) {
-                (_, Some(addr), Some(other)) => self.book.same_as(addr, other),
+                (_, Some(addr), Some(other)) => self.book.same_as(addr, other, dialled.is_some()),
                 (Some(addr), ..) if itself => self.book.failed(now, addr, true, &mut self.rng),
                 (Some(addr), ..) => self.book.refused(now, addr, false, &mut self.rng),
                 _ => {}
@@ -130,7 +136,8 @@ impl Swarm {
     /// What becomes of other connections of the peer that a newcomer says it is. Both sides come to the same, though each
     /// sees other addresses, and either would rather keep two than lose both:
     ///
-    /// - Of two that each side dialled one, both keep the one that the smaller name dialled.
+    /// - Of two that each side dialled one, both keep the one that the smaller name dialled; either keeps both where it would
+    ///   have to send a newcomer away for one that has been silent for long.
     /// - Of two that one side dialled, that side decides, as only it knows whether the older one is still of use: it keeps the
     ///   older one if that leads to another address and does something, and else the newer. The other side waits, but for who
     ///   was silent for long ([`Swarm::part_from_silent_twins`]).
@@ -150,19 +157,18 @@ impl Swarm {
             let Some(session) = self.sessions.get_mut(&conn) else { continue };
             session.note_moved(now);
             let elsewhere = customer(session.remote.ip()) != customer(remote);
-            let is_dead = now.since(session.heard) >= SILENT_AFTER;
-            let is_shielded = elsewhere && !is_dead && now.since(session.moved.1) < STRANGER_AFTER;
-            let newer_wins = match (session.incoming, we_dialled.is_some()) {
-                _ if is_dead => true,
+            let is_shielded = elsewhere && now.since(session.moved.1) < STRANGER_AFTER;
+            match (session.incoming, we_dialled.is_some()) {
                 // They dialled both, and know better.
-                (true, false) => continue,
-                (false, true) => !is_shielded,
-                (_, newer_is_ours) => newer_is_ours == (self.config.peer < hello.peer),
-            };
-            match newer_wins {
-                false => twins.stays = Some(conn),
-                true if is_shielded => {}
-                true => twins.goes.push(conn),
+                (true, false) => {}
+                (false, true) if is_shielded => twins.stays = Some(conn),
+                (false, true) => twins.goes.push(conn),
+                (_, newer_is_ours) if newer_is_ours == (self.config.peer < hello.peer) => {
+                    twins.goes.extend(Some(conn).filter(|_| !is_shielded));
+                }
+                // It may have lost that one without our knowing; then it must not be kept out for it.
+                _ if is_silent(session, now) => {}
+                _ => twins.stays = Some(conn),
             }
         }
         twins
@@ -171,13 +177,15 @@ impl Swarm {
     /// Of several connections that one peer dialled those end that were silent while another wasn't: it lost them without our
     /// knowing.
     pub(super) fn part_from_silent_twins(&mut self, now: Time) {
-        let silent = |s: &Session| s.incoming && !s.closing && now.since(s.heard) >= SILENT_AFTER;
         let mut names = BTreeMap::new();
-        for (conn, s) in self.sessions.iter().filter(|(_, s)| silent(s)) {
+        self.sessions.values_mut().for_each(|s| s.note_moved(now));
+        for (conn, s) in self.sessions.iter().filter(|(_, s)| s.incoming && !s.closing && is_silent(s, now)) {
             names.entry(s.hello.peer).or_insert_with(Vec::new).push((*conn, s.remote.ip()));
         }
         let mut dead = Vec::new();
-        for (_, s) in self.sessions.iter().filter(|(_, s)| s.incoming && !s.closing && !silent(s)) {
+        // Who has just come may be about to go again: its own side knows that it has two.
+        let speaks = |s: &Session| s.incoming && !s.closing && now.since(s.since) >= TWIN_AFTER && !is_silent(s, now);
+        for (_, s) in self.sessions.iter().filter(|(_, s)| !names.is_empty() && speaks(s)) {
             let twins = names.get(&s.hello.peer).into_iter().flatten();
             dead.extend(twins.filter(|(_, ip)| may_be_one(*ip, s.remote.ip())).map(|(conn, _)| *conn));
         }
@@ -324,7 +332,7 @@ impl Swarm {
         let mut addrs = self.book.closed(now, conn, wait);
         addrs.extend(session.dialable.filter(|addr| !addrs.contains(addr)));
         if let Some(other) = again {
-            addrs.iter().for_each(|addr| self.book.same_as(*addr, other));
+            addrs.iter().for_each(|addr| self.book.same_as(*addr, other, !session.incoming));
         } else if let Some(addr) = session.dialable.filter(|_| is_unwelcome) {
             self.book.refused(now, addr, false, &mut self.rng);
         }

@@ -153,6 +153,8 @@ pub struct Session {
     pub dialable: Option<SocketAddr>,
     /// Whether it dialled us.
     pub incoming: bool,
+    /// When the connection came to be.
+    pub since: Time,
     /// What it said at the start.
     pub hello: Box<Hello>,
     /// Where it stands.
@@ -211,6 +213,7 @@ impl Session {
             remote,
             dialable,
             incoming: dialled.is_none(),
+            since: now,
             assigns: hello.spreads,
             hello: Box::new(hello),
             place: Place { nearness: 0, counts: false, told: now, brought: now },

@@ -2,12 +2,12 @@
 //!
 //! Contract: the least complete asker is served first, so it pays to seem less complete than one is: to say nothing of
 //! pieces that came, or to come again under a new name. Who took more from us than it says it has **hides** it, and waits
-//! until nobody else waits. Time is given to verify and to tell: what was taken less than [`LATE`] ago doesn't count, nor
+//! until nobody else waits, but for one of them now and then ([`super::upload`]). Time is given to verify and to tell: what was taken less than [`LATE`] ago doesn't count, nor
 //! do a few pieces that are under way.
 //!
 //! A name costs nothing, so what connections that ended took is remembered by address, for [`REMEMBERED`], and counts for
-//! who comes from there next, until it says that it has as much or that time is over. Private networks are spared, as many share an address
-//! there; behind a shared address on the internet a newcomer may have to wait for its turn while a source is busy. At most
+//! who comes from there next, until it says that it has as much or that time is over. Private networks are spared, as many
+//! share an address there; behind a shared address on the internet a newcomer may have to wait for its turn while a source is busy. At most
 //! [`GONE_MAX`] addresses are remembered, those longest from which most was taken.
 
 use super::Time;

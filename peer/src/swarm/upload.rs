@@ -34,7 +34,8 @@ const TURN_STUCK_MAX: Duration = Duration::from_secs(2);
 const TURN_STUCK_CROWD: Duration = Duration::from_millis(60);
 /// Who has waited for so long gets the next turn however complete it is: nobody is to think that we are dead.
 pub const STARVED: Duration = Duration::from_secs(3);
-/// The same for who seems to hide what it took: it may be another host behind the same address, and nobody waits for ever.
+/// The same for one of those who seem to hide what they took: it may be another host behind the same address, and nobody
+/// waits for ever.
 const STARVED_HIDDEN: Duration = Duration::from_secs(30);
 /// Most bytes handed to one connection's writer; with [`writer_room`] bounds what can't be reordered any more.
 pub const WRITER_MAX: u64 = 4 * BLOCK_BYTES as u64;
@@ -107,6 +108,8 @@ pub struct Turns {
     /// Ascending by connection.
     rows: Vec<Row>,
     takings: Takings,
+    /// When one that hides what it took last had a turn for having waited long.
+    hidden_at: Time,
     piece_bytes: u32,
 }
 
@@ -114,7 +117,7 @@ impl Turns {
     /// Nobody is here; pieces have so many bytes.
     #[must_use]
     pub fn new(piece_bytes: u32) -> Self {
-        Self { rows: Vec::new(), takings: Takings::default(), piece_bytes }
+        Self { rows: Vec::new(), takings: Takings::default(), hidden_at: Time(0), piece_bytes }
     }
 
     /// Something about a connection changed, or it is new.
@@ -243,13 +246,21 @@ impl Turns {
         self.rows.iter().filter(goes_on).min_by_key(|r| r.moved).map(|r| r.conn)
     }
 
-    /// The peer that waits longest among those that have waited for more than [`STARVED`], or, where they hide what they
-    /// took, [`STARVED_HIDDEN`].
+    /// The peer that waits longest among those that have waited for more than [`STARVED`]. Of those that hide what they took
+    /// one at a time, each [`STARVED_HIDDEN`].
     #[must_use]
-    pub fn starved_asker(&self, now: Time, far: bool) -> Option<ConnId> {
-        let limit = |r: &Row| if self.hides(r) { STARVED_HIDDEN } else { STARVED };
-        let starved = self.rows.iter().filter(|r| r.far == far && r.waits() && now.since(r.moved) > limit(r));
-        starved.min_by_key(|r| r.moved).map(|r| r.conn)
+    pub fn starved_asker(&mut self, now: Time, far: bool) -> Option<ConnId> {
+        let waits = |r: &&Row| r.far == far && r.waits();
+        let hidden_too = now.since(self.hidden_at) > STARVED_HIDDEN;
+        let is_starved = |r: &&Row| match self.hides(r) {
+            true => hidden_too && now.since(r.moved) > STARVED_HIDDEN,
+            false => now.since(r.moved) > STARVED,
+        };
+        let row = self.rows.iter().filter(|r| waits(r) && is_starved(r)).min_by_key(|r| r.moved)?;
+        if self.hides(row) {
+            self.hidden_at = now;
+        }
+        Some(row.conn)
     }
 
     /// Looks whether what others took at an address still counts.
@@ -314,20 +325,24 @@ mod tests {
         for (at_s, bytes) in [(0, 1 << 30), (6, 1), (12, 1)] {
             taken.add(Time(at_s * 1_000_000), bytes);
         }
-        let mut turns = Turns { rows: vec![Row { taken, ..asker(0) }], ..Turns::new(1 << 20) };
-        let mut served = 0;
-        for s in 0..300_u64 {
-            let now = Time(s * 1_000_000);
-            turns.rows.push(Row { moved: now, ..asker(s as ConnId + 1) });
-            let next = turns.starved_asker(now, false).or_else(|| turns.next_asker(false));
-            if next == Some(0) {
-                served += 1;
-                turns.rows[0].moved = now;
-            } else {
-                turns.rows.retain(|row| Some(row.conn) != next);
+        // However many they are, they have one of thirty.
+        for hidden in [1, 12] {
+            let rows = (0..hidden).map(|conn| Row { taken, ..asker(conn) }).collect();
+            let mut turns = Turns { rows, ..Turns::new(1 << 20) };
+            let mut served = 0;
+            for s in 0..300_u64 {
+                let now = Time(s * 1_000_000);
+                turns.rows.push(Row { moved: now, ..asker(hidden + s as ConnId) });
+                let next = turns.starved_asker(now, false).or_else(|| turns.next_asker(false)).unwrap();
+                if next < hidden {
+                    served += 1;
+                    turns.rows[next as usize].moved = now;
+                } else {
+                    turns.rows.retain(|row| row.conn != next);
+                }
             }
+            assert!((8..=10).contains(&served), "{hidden}: {served}");
         }
-        assert!((8..=10).contains(&served), "{served}");
     }
 
     #[test]
