@@ -2,7 +2,6 @@
 //!
 //! Contract: pure; byte for byte what serde makes of the same [`shoal_protocol::Handout`], which a test holds it to.
 
-use crate::cidr::Cidr;
 use crate::handout::{self, Address, Asker};
 use crate::registry::Answer;
 use std::io::Write as _;
@@ -13,7 +12,7 @@ const HEAD_BYTES: usize = 80;
 const PEER_BYTES: usize = 48;
 
 /// Makes `out` the answer, and says how many peers are in it.
-pub(crate) fn write(out: &mut Vec<u8>, answer: &Answer, asker: &Asker<'_>, trusted: &[Cidr]) -> usize {
+pub(crate) fn write(out: &mut Vec<u8>, answer: &Answer, asker: &Asker<'_>) -> usize {
     out.clear();
     out.reserve(HEAD_BYTES + PEER_BYTES * answer.peers.len());
     let number = |out: &mut Vec<u8>, name: &str, n| {
@@ -28,7 +27,7 @@ pub(crate) fn write(out: &mut Vec<u8>, answer: &Answer, asker: &Asker<'_>, trust
     }
     out.extend_from_slice(b",\"peers\":[");
     let mut count = 0;
-    handout::each(&answer.peers, asker, trusted, |peer, addrs| {
+    handout::each(&answer.peers, asker, |peer, addrs| {
         out.extend_from_slice(if count == 0 { b"{\"addrs\":[" } else { b",{\"addrs\":[" });
         for (n, addr) in addrs.iter().enumerate() {
             out.extend_from_slice(if n == 0 { b"\"" } else { b",\"" });
@@ -79,6 +78,7 @@ pub(crate) fn decimal(out: &mut Vec<u8>, mut n: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cidr::Cidr;
     use crate::handout::Chosen;
     use crate::swarm::Key;
     use shoal_protocol::announce::HandoutPeer;
@@ -93,8 +93,17 @@ mod tests {
         for _ in 0..2_000 {
             let mut ip = || ips[rng.below(ips.len())].parse::<IpAddr>().unwrap();
             let (mine, reached_at) = (ip(), ip());
+            let trusted: Vec<Cidr> = if rng.below(2) == 0 { vec!["8.0.0.0/8".parse().unwrap()] } else { Vec::new() };
             let id = PeerId([1; 16]);
-            let asker = Asker { ip: mine, reached_at, key: Key::new(mine, 7171, id, &[]), id, seed: false, zone: "" };
+            let asker = Asker {
+                ip: mine,
+                reached_at,
+                key: Key::new(mine, 7171, id, &[]),
+                id,
+                seed: false,
+                zone: "",
+                trusted: &trusted,
+            };
             let mut peer = || {
                 let candidates = (0..rng.below(4)).map(|_| (ips[rng.below(ips.len())], rng.next() as u16));
                 let candidates = candidates.map(|(ip, port)| SocketAddr::new(ip.parse().unwrap(), port)).collect();
@@ -105,10 +114,9 @@ mod tests {
             let mut number = || (rng.next() >> (32 + rng.below(32))) as u32;
             let (interval_s, seeds, leechers, completed) = (number(), number(), number(), number() % 3);
             let answer = Answer { interval_s, seeds, leechers, completed, peers };
-            let trusted: Vec<Cidr> = if rng.below(2) == 0 { vec!["8.0.0.0/8".parse().unwrap()] } else { Vec::new() };
-            let handout = answer.handout(&asker, &trusted);
+            let handout = answer.handout(&asker);
             let mut bytes = b"what was there".to_vec();
-            let count = write(&mut bytes, &answer, &asker, &trusted);
+            let count = write(&mut bytes, &answer, &asker);
             assert_eq!(String::from_utf8(bytes.clone()).unwrap(), serde_json::to_string(&handout).unwrap());
             assert_eq!(count, handout.peers.len());
             for HandoutPeer { addrs, .. } in &handout.peers {

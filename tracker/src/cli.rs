@@ -4,7 +4,7 @@
 //! 6 local I/O such as a port that is taken, 8 refused; 130 and 143 after a second signal.
 
 use crate::ask;
-use crate::config::{Color, LogFormat, Settings, parse_ids};
+use crate::config::{Color, LogFormat, Progress, Settings, parse_ids};
 use crate::disk::DiskStore;
 use crate::output::Output;
 use crate::process;
@@ -13,7 +13,7 @@ use crate::service::Service;
 use crate::signals::Signals;
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use serde_json::{Value, json};
 use shoal_protocol::SwarmId;
 use std::cmp::Ordering;
@@ -83,16 +83,6 @@ impl Global {
         take(&mut self.color, file.color, is_said("color"));
         take(&mut self.log_format, file.log_format, is_said("log_format"));
     }
-}
-
-/// What a peer's `--progress` takes.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Progress {
-    Auto,
-    Bar,
-    Plain,
-    Json,
-    None,
 }
 
 #[derive(Debug, Subcommand)]

@@ -90,7 +90,7 @@ pub struct Settings {
     pub log_format: Option<LogFormat>,
     /// Taken, as on the command line, and without effect.
     #[arg(skip)]
-    pub progress: Option<String>,
+    pub progress: Option<Progress>,
 }
 
 /// When stderr is coloured.
@@ -103,6 +103,22 @@ pub enum Color {
     Always,
     /// Never.
     Never,
+}
+
+/// What a peer's `--progress` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Progress {
+    /// As the terminal is.
+    Auto,
+    /// A bar.
+    Bar,
+    /// Lines.
+    Plain,
+    /// Records.
+    Json,
+    /// None.
+    None,
 }
 
 /// Form of the log on stderr.
@@ -241,13 +257,13 @@ impl Settings {
             max_peers_per_swarm: self.max_peers_per_swarm.unwrap_or(default.registry.max_peers_per_swarm),
             max_peers: self.max_peers.unwrap_or(default.registry.max_peers),
             max_handout,
+            trust_advertised: self.trust_advertised.clone(),
             interval_s: seconds("announce-interval", self.announce_interval)?,
             peer_ttl_s: seconds("peer-ttl", self.peer_ttl)?,
             ..default.registry
         };
         Ok(ServiceConfig {
             registry,
-            trust_advertised: self.trust_advertised.clone(),
             trust_forwarded: self.trust_forwarded.clone(),
             rate_limit: self.rate_limit.unwrap_or(default.rate_limit),
             ..ServiceConfig::default()
@@ -320,6 +336,7 @@ impl Settings {
             ("verbose", self.verbose.map(|n| n.to_string())),
             ("json", self.json.map(|on| on.to_string())),
             ("color", self.color.map(|when| word(format!("{when:?}")))),
+            ("progress", self.progress.map(|mode| word(format!("{mode:?}")))),
             ("log-format", self.log_format.map(|form| word(format!("{form:?}")))),
         ] {
             let _ = value.map(|value| writeln!(out, "{key} = {value}"));
@@ -350,7 +367,7 @@ mod tests {
     fn the_printed_file_says_the_same_when_read_again() {
         let text = "listen = '127.0.0.1:1234'\nmax-data = '1MiB'\nmanifest-ttl = '2h'\npeer-ttl = '7s'\nrate-limit = '9/s'\n\
                     trust-advertised = ['10.0.0.0/8']\nadmin-listen = 'off'\ndata = '/x'\nquiet = 2\nverbose = 1\n\
-                    json = true\ncolor = 'never'\nlog-format = 'json'\n";
+                    json = true\nprogress = 'none'\ncolor = 'never'\nlog-format = 'json'\n";
         let first = Settings::from_toml(text).unwrap();
         let printed = first.to_toml();
         let second = Settings::from_toml(&printed).unwrap();
@@ -358,6 +375,7 @@ mod tests {
         assert_eq!(second.service().unwrap().registry.peer_ttl_s, Some(7));
         assert_eq!((second.disk(None).max_bytes, second.admin_addr()), (1 << 20, Ok(None)));
         assert_eq!((second.quiet, second.verbose, second.json), (Some(2), Some(1), Some(true)));
+        assert_eq!(second.progress, Some(Progress::None));
         assert_eq!((second.color, second.log_format), (Some(Color::Never), Some(LogFormat::Json)));
         for key in ["listen", "allow", "announce-interval", "trust-forwarded"] {
             assert!(printed.contains(key), "{key}");

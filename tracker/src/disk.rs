@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 /// For so long a manifest counts as in use.
 pub const BUSY: Duration = Duration::from_secs(600);
-/// After a start peers are given so long to announce themselves again, until what they don't need makes room: the longest
-/// interval is 90 s, and a fifth more.
+/// After a start peers are given so long to announce themselves again, until what they don't need makes room: a settled
+/// swarm is told to come within 90 s and a fifth more, and of a very large one some come sooner.
 pub const ANNOUNCED_AGAIN: Duration = Duration::from_secs(120);
 /// Most manifests: bounds the index to some 20 MiB.
 const MAX_COUNT: usize = 100_000;

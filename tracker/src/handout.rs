@@ -48,6 +48,8 @@ pub struct Asker<'a> {
     pub seed: bool,
     /// Its zone, or nothing.
     pub zone: &'a str,
+    /// Ranges of candidates that everybody may have, by the operator's word.
+    pub trusted: &'a [Cidr],
 }
 
 /// A peer that was picked, taken out of the registry so that its lock is short.
@@ -118,10 +120,24 @@ impl Picker<'_> {
     fn repeats(&self, at: usize) -> bool {
         let peers = self.swarm.peers();
         let peer = &peers[at];
-        peer.is_behind()
-            && peer.ip() != self.asker.ip
-            && reach(peer.ip()) == Reach::Global
-            && self.taken.iter().any(|at| peers[*at as usize].shares_address_with(peer))
+        let is_one_of_many =
+            || peer.is_behind() && self.taken.iter().any(|at| peers[*at as usize].shares_address_with(peer));
+        let mut addrs = Vec::new();
+        is_one_of_many() && {
+            addresses(&self.copy(at), self.asker, &mut addrs);
+            addrs.len() < 2
+        }
+    }
+
+    fn copy(&self, at: usize) -> Chosen {
+        let peer = &self.swarm.peers()[at];
+        Chosen {
+            ip: peer.ip(),
+            port: peer.port(),
+            seed: at < self.swarm.seeds(),
+            candidates: peer.candidates().into(),
+            behind: peer.is_behind(),
+        }
     }
 
     fn fits(&self, at: usize) -> bool {
@@ -188,19 +204,7 @@ impl Picker<'_> {
     }
 
     fn chosen(self) -> Vec<Chosen> {
-        let seeds = self.swarm.seeds();
-        let copy = |at: &u32| {
-            let at = *at as usize;
-            let peer = &self.swarm.peers()[at];
-            Chosen {
-                ip: peer.ip(),
-                port: peer.port(),
-                seed: at < seeds,
-                candidates: peer.candidates().into(),
-                behind: peer.is_behind(),
-            }
-        };
-        self.taken.iter().map(copy).collect()
+        self.taken.iter().map(|at| self.copy(*at as usize)).collect()
     }
 }
 
@@ -243,15 +247,10 @@ impl fmt::Display for Address {
 
 /// Goes through the peers of an answer, each with the addresses that this asker may have. Who has none is left out, and so is
 /// who would only repeat what another has: hosts behind one NAT are told apart near them alone.
-pub fn each<'p>(
-    peers: &'p [Chosen],
-    asker: &Asker<'_>,
-    trusted: &[Cidr],
-    mut use_it: impl FnMut(&'p Chosen, &[Address]),
-) {
+pub fn each<'p>(peers: &'p [Chosen], asker: &Asker<'_>, mut use_it: impl FnMut(&'p Chosen, &[Address])) {
     let (mut addrs, mut alike) = (Vec::new(), Vec::new());
     for peer in peers {
-        addresses(peer, asker, trusted, &mut addrs);
+        addresses(peer, asker, &mut addrs);
         if peer.behind && addrs.len() == 1 {
             if alike.contains(&addrs[0]) {
                 continue;
@@ -265,7 +264,7 @@ pub fn each<'p>(
 }
 
 /// Fills `out` with the addresses of a peer that this asker may have, best first; none when there are none.
-fn addresses(peer: &Chosen, asker: &Asker<'_>, trusted: &[Cidr], out: &mut Vec<Address>) {
+fn addresses(peer: &Chosen, asker: &Asker<'_>, out: &mut Vec<Address>) {
     out.clear();
     if peer.port < PORT_MIN {
         return;
@@ -292,7 +291,7 @@ fn addresses(peer: &Chosen, asker: &Asker<'_>, trusted: &[Cidr], out: &mut Vec<A
                 Reach::Private | Reach::Global => {
                     same_address
                         || candidate.ip() == peer.ip
-                        || trusted.iter().any(|range| range.contains(candidate.ip()))
+                        || asker.trusted.iter().any(|range| range.contains(candidate.ip()))
                 }
             };
         let address = Address::At(candidate);
@@ -310,7 +309,15 @@ mod tests {
 
     fn asker<'a>(ip: &str, reached_at: &str, seed: bool, zone: &'a str) -> Asker<'a> {
         let (ip, id) = (ip.parse().unwrap(), PeerId([0xee; 16]));
-        Asker { ip, reached_at: reached_at.parse().unwrap(), key: Key::new(ip, 7171, id, &[]), id, seed, zone }
+        Asker {
+            ip,
+            reached_at: reached_at.parse().unwrap(),
+            key: Key::new(ip, 7171, id, &[]),
+            id,
+            seed,
+            zone,
+            trusted: &[],
+        }
     }
 
     fn add(swarm: &mut Swarm, hasher: &RandomState, n: usize, port: u16, seed: bool, zone: &str) {
@@ -408,7 +415,7 @@ mod tests {
 
     fn texts(peer: &Chosen, asker: &Asker<'_>, trusted: &[Cidr]) -> Vec<String> {
         let mut out = Vec::new();
-        addresses(peer, asker, trusted, &mut out);
+        addresses(peer, &Asker { trusted, ..*asker }, &mut out);
         out.iter().map(Address::to_string).collect()
     }
 

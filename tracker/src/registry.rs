@@ -44,6 +44,8 @@ pub struct RegistryConfig {
     pub max_peers_per_address: usize,
     /// Most peers in one handout.
     pub max_handout: usize,
+    /// Candidates in these ranges are handed to everybody.
+    pub trust_advertised: Vec<Cidr>,
     /// The interval's base in seconds; without it it follows from the swarm.
     pub interval_s: Option<u32>,
     /// How long a silent peer is kept; without it 2.5 intervals and some slack.
@@ -59,6 +61,7 @@ impl Default for RegistryConfig {
             max_extra_bytes: 64 << 20,
             max_peers_per_address: 64,
             max_handout: 50,
+            trust_advertised: Vec::new(),
             interval_s: None,
             peer_ttl_s: None,
         }
@@ -100,9 +103,9 @@ pub struct Answer {
 impl Answer {
     /// With the addresses that this asker may have.
     #[must_use]
-    pub fn handout(&self, asker: &Asker<'_>, trusted: &[Cidr]) -> Handout {
+    pub fn handout(&self, asker: &Asker<'_>) -> Handout {
         let mut peers = Vec::with_capacity(self.peers.len());
-        handout::each(&self.peers, asker, trusted, |peer, addrs| {
+        handout::each(&self.peers, asker, |peer, addrs| {
             peers.push(HandoutPeer { addrs: addrs.iter().map(ToString::to_string).collect(), seed: peer.seed });
         });
         let Self { interval_s: interval, seeds, leechers, completed, .. } = *self;
@@ -186,7 +189,8 @@ impl Registry {
     /// for which there is more than an announce, so that they stay when others have to make room.
     ///
     /// # Errors
-    /// When a limit is reached; then nothing was entered.
+    /// When a limit is reached; then nothing was entered. But for the limit of one address: a host behind one that is full is
+    /// answered, and not entered.
     pub fn announce(
         &self,
         now_ms: u64,
@@ -236,7 +240,15 @@ impl Registry {
             swarm.born_s = if announce.event == Event::Started { now_s } else { now_s - YOUNG_S };
         }
         swarm.touched_s = now_s;
-        let asker = Asker { ip, reached_at, key, id: announce.peer, seed, zone: &announce.zone };
+        let asker = Asker {
+            ip,
+            reached_at,
+            key,
+            id: announce.peer,
+            seed,
+            zone: &announce.zone,
+            trusted: &self.config.trust_advertised,
+        };
         let want = usize::from(announce.want).min(self.config.max_handout).min(HANDOUT_PEERS);
         let peers = pick(swarm, &self.hasher, &asker, want, now_s, rng);
         let age_s = now_s.saturating_sub(swarm.born_s);
@@ -471,14 +483,15 @@ mod tests {
     fn hosts_behind_one_address_are_told_apart_by_their_own() {
         let registry = Registry::new(RegistryConfig::default());
         let nat: IpAddr = "9.9.9.9".parse().unwrap();
+        let trusted: &[Cidr] = &[];
         let tell = |peer: u16, event, from: IpAddr, candidates: &[&str]| {
             let candidates = candidates.iter().map(|at| at.parse().unwrap()).collect();
             let announce = Announce { candidates, ..announce(1, peer, event, 9) };
             let key = Key::new(from, 7171, announce.peer, &announce.candidates);
-            let asker = Asker { ip: from, reached_at: ip(0), key, id: announce.peer, seed: false, zone: "" };
+            let asker = Asker { ip: from, reached_at: ip(0), key, id: announce.peer, seed: false, zone: "", trusted };
             let answer = registry.announce(0, &announce, from, ip(0), &|_| true, &mut Prng::new(1)).unwrap();
             let addrs = |peer: HandoutPeer| peer.addrs.join(" ");
-            (answer.leechers, answer.handout(&asker, &[]).peers.into_iter().map(addrs).collect::<Vec<_>>())
+            (answer.leechers, answer.handout(&asker).peers.into_iter().map(addrs).collect::<Vec<_>>())
         };
         let none: Vec<String> = Vec::new();
         assert_eq!(tell(1, Event::Started, nat, &["192.168.1.1:7171", "[fe80::1]:7171"]), (1, none.clone()));
@@ -500,14 +513,15 @@ mod tests {
     #[test]
     fn a_large_office_gets_answers_and_takes_no_more_of_anothers_than_one_place() {
         let registry = Registry::new(RegistryConfig::default());
+        let trusted: &[Cidr] = &[];
         let tell = |peer: u16, want, from: &str, own: &str| {
             let from: IpAddr = from.parse().unwrap();
             let announce =
                 Announce { candidates: vec![own.parse().unwrap()], want, ..announce(1, peer, Event::Started, 9) };
             let key = Key::new(from, 7171, announce.peer, &announce.candidates);
-            let asker = Asker { ip: from, reached_at: ip(0), key, id: announce.peer, seed: false, zone: "" };
+            let asker = Asker { ip: from, reached_at: ip(0), key, id: announce.peer, seed: false, zone: "", trusted };
             let answer = registry.announce(0, &announce, from, ip(0), &|_| true, &mut Prng::new(u64::from(peer)));
-            answer.map(|answer| (answer.leechers, answer.handout(&asker, &[]).peers.len()))
+            answer.map(|answer| (answer.leechers, answer.handout(&asker).peers.len()))
         };
         for n in 0..40 {
             tell(500 + n, 50, &format!("8.8.8.{n}"), &format!("8.8.8.{n}:7171")).unwrap();
@@ -522,6 +536,48 @@ mod tests {
             assert!(peers >= 28, "{peers}");
         }
         assert!(tell(900, 50, "9.9.9.9", "9.9.9.9:7171").is_err(), "a place of its own is one too many");
+    }
+
+    #[test]
+    fn hosts_behind_one_address_that_each_asker_can_tell_apart_are_all_handed_out() {
+        // Each has a port of the address that is its own, or an address that the operator trusts.
+        let ranges: Vec<Cidr> = vec!["10.0.0.0/8".parse().unwrap()];
+        for (trusted, own) in [(Vec::new(), "9.9.9.9:7200"), (ranges, "10.1.1.1:7171")] {
+            let own: std::net::SocketAddr = own.parse().unwrap();
+            let registry =
+                Registry::new(RegistryConfig { trust_advertised: trusted.clone(), ..RegistryConfig::default() });
+            let tell = |peer: u16, from: IpAddr, candidates: &[std::net::SocketAddr], seed| {
+                let (candidates, want) = (candidates.to_vec(), 20);
+                let announce = Announce { candidates, want, ..announce(1, peer, Event::Started, 9) };
+                let key = Key::new(from, 7171, announce.peer, &announce.candidates);
+                let (id, trusted) = (announce.peer, &trusted[..]);
+                let asker = Asker { ip: from, reached_at: ip(0), key, id, seed: false, zone: "", trusted };
+                let rng = &mut Prng::new(seed);
+                registry.announce(0, &announce, from, ip(0), &|_| true, rng).unwrap().handout(&asker)
+            };
+            for n in 0..40_u8 {
+                tell(500 + u16::from(n), IpAddr::from([8, 8, 8, n]), &[], 1);
+            }
+            for n in 0..10_u8 {
+                let (port, [a, b, c, _]) = (own.port() + u16::from(n), [10, 1, 1, 0]);
+                let one = if own.ip().to_string() == "9.9.9.9" {
+                    std::net::SocketAddr::new(own.ip(), port)
+                } else {
+                    std::net::SocketAddr::from(([a, b, c, n + 1], own.port()))
+                };
+                let private = std::net::SocketAddr::from(([192, 168, 1, n], 7171));
+                tell(u16::from(n), "9.9.9.9".parse().unwrap(), &[one, private], 1);
+            }
+            let (mut met, mut most) = (std::collections::BTreeSet::new(), 0);
+            for seed in 0..50 {
+                let peers = tell(900, "7.7.7.7".parse().unwrap(), &[], seed).peers;
+                let theirs: Vec<_> =
+                    peers.iter().filter(|peer| peer.addrs.len() == 2).map(|peer| peer.addrs[1].clone()).collect();
+                most = most.max(theirs.len());
+                met.extend(theirs);
+            }
+            assert!(met.len() == 10 && most > 1, "{met:?} {most}");
+        }
     }
 
     #[test]

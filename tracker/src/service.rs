@@ -58,8 +58,6 @@ pub struct ServiceConfig {
     pub registry: RegistryConfig,
     /// Whether announces are taken; a peer that is no tracker gives out manifests only.
     pub announces: bool,
-    /// Announced addresses in these ranges are handed to everybody.
-    pub trust_advertised: Vec<Cidr>,
     /// Proxies in these ranges are believed about who asks (`X-Forwarded-For`, its last hop).
     pub trust_forwarded: Vec<Cidr>,
     /// Requests per second and address; 0 for no limit.
@@ -83,7 +81,6 @@ impl Default for ServiceConfig {
         Self {
             registry: RegistryConfig::default(),
             announces: true,
-            trust_advertised: Vec::new(),
             trust_forwarded: Vec::new(),
             rate_limit: 50,
             spare_private: true,
@@ -198,7 +195,7 @@ impl Service {
         reached_at: IpAddr,
     ) -> Result<Handout, Refused> {
         let (answer, asker) = self.take_announce(now_ms, announce, remote, reached_at)?;
-        let handout = answer.handout(&asker, &self.inner.config.trust_advertised);
+        let handout = answer.handout(&asker);
         self.count_handed_out(handout.peers.len());
         Ok(handout)
     }
@@ -213,7 +210,7 @@ impl Service {
         out: &mut Vec<u8>,
     ) -> Result<(), Refused> {
         let (answer, asker) = self.take_announce(now_ms, announce, remote, reached_at)?;
-        let peers = crate::answer::write(out, &answer, &asker, &self.inner.config.trust_advertised);
+        let peers = crate::answer::write(out, &answer, &asker);
         self.count_handed_out(peers);
         Ok(())
     }
@@ -224,7 +221,7 @@ impl Service {
     }
 
     fn take_announce<'a>(
-        &self,
+        &'a self,
         now_ms: u64,
         announce: &'a Announce,
         remote: IpAddr,
@@ -253,7 +250,8 @@ impl Service {
         }
         let key = Key::new(remote, announce.port, announce.peer, &announce.candidates);
         let seed = announce.left == 0;
-        let asker = Asker { ip: remote, reached_at, key, id: announce.peer, seed, zone: &announce.zone };
+        let trusted = &inner.config.registry.trust_advertised;
+        let asker = Asker { ip: remote, reached_at, key, id: announce.peer, seed, zone: &announce.zone, trusted };
         Ok((answer, asker))
     }
 

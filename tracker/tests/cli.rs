@@ -133,14 +133,17 @@ fn a_signal_gets_a_line_of_status_and_a_closing_terminal_may_not_matter() {
     send("-HUP");
     send("-USR1");
     // Where it says nothing it ends all the same, and the test with it.
-    let id = child.id().to_string();
-    std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_secs(30));
-        let _ = Command::new("kill").args(["-9", &id]).status();
+    let (id, (over, is_over)) = (child.id().to_string(), std::sync::mpsc::channel());
+    let guard = std::thread::spawn(move || {
+        if is_over.recv_timeout(std::time::Duration::from_secs(30)).is_err() {
+            let _ = Command::new("kill").args(["-9", &id]).status();
+        }
     });
     let status = stderr.by_ref().lines().map_while(Result::ok).find(|line| line.contains("swarms 0"));
     assert!(status.is_some(), "it ended, or said nothing");
     send("-TERM");
+    over.send(()).unwrap();
+    guard.join().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 

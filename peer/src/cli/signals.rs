@@ -106,7 +106,7 @@ impl Signals {
     pub(super) async fn usr1(&mut self) {
         loop {
             let asked = *self.usr1.borrow_and_update();
-            if self.answered.swap(asked, Ordering::Relaxed) < asked {
+            if self.answered.fetch_max(asked, Ordering::Relaxed) < asked {
                 return;
             }
             if self.usr1.changed().await.is_err() {

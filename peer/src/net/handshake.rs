@@ -5,7 +5,9 @@
 
 use super::doors::Admission;
 use super::socket;
+use crate::swarm::Lack;
 use bytes::BytesMut;
+use rustix::io::Errno;
 use shoal_protocol::codec::Codec;
 use shoal_protocol::handshake::{GREETING_BYTES, Greeting, missing_features};
 use shoal_protocol::limits::PORT_MIN;
@@ -41,16 +43,15 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// Whether it says nothing of the other side: there was no descriptor, no memory, or no network at all. An address that has
-    /// no route from here isn't meant: here it is of no use.
+    /// What this machine lacked, where it says nothing of the other side.
     #[must_use]
-    pub fn is_of_this_machine(&self) -> bool {
-        use rustix::io::Errno;
-        let Self::Io(error) = self else { return false };
-        matches!(
-            Errno::from_io_error(error),
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NETDOWN)
-        )
+    pub fn lack(&self) -> Option<Lack> {
+        let Self::Io(error) = self else { return None };
+        match Errno::from_io_error(error)? {
+            Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => Some(Lack::Means),
+            Errno::NETDOWN | Errno::NETUNREACH | Errno::ADDRNOTAVAIL => Some(Lack::Route),
+            _ => None,
+        }
     }
 }
 
@@ -190,20 +191,19 @@ pub async fn refuse(mut stream: TcpStream, reason: GoodbyeReason) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::io::Errno;
 
     #[test]
     fn what_this_machine_lacks_is_told_from_what_is_not_there() {
-        for (errno, ours) in [
-            (Errno::MFILE, true),
-            (Errno::NOBUFS, true),
-            (Errno::NETDOWN, true),
-            (Errno::NETUNREACH, false),
-            (Errno::HOSTUNREACH, false),
-            (Errno::CONNREFUSED, false),
+        for (errno, lack) in [
+            (Errno::MFILE, Some(Lack::Means)),
+            (Errno::NOBUFS, Some(Lack::Means)),
+            (Errno::NETUNREACH, Some(Lack::Route)),
+            (Errno::ADDRNOTAVAIL, Some(Lack::Route)),
+            (Errno::HOSTUNREACH, None),
+            (Errno::CONNREFUSED, None),
         ] {
-            assert_eq!(HandshakeError::Io(errno.into()).is_of_this_machine(), ours, "{errno:?}");
+            assert_eq!(HandshakeError::Io(errno.into()).lack(), lack, "{errno:?}");
         }
-        assert!(!HandshakeError::Timeout.is_of_this_machine());
+        assert_eq!(HandshakeError::Timeout.lack(), None);
     }
 }

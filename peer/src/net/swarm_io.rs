@@ -112,10 +112,10 @@ impl SwarmIo {
             }
             Event::Dialled(addr, Err(error)) => {
                 tracing::debug!(%addr, %error, "no connection");
-                self.input(match error {
-                    HandshakeError::Refused(_) => Input::DialRefused { addr },
-                    error if error.is_of_this_machine() => Input::NotDialled { addr },
-                    error => Input::DialFailed { addr, forget: matches!(error, HandshakeError::Wire(_)) },
+                self.input(match (error.lack(), error) {
+                    (Some(lack), _) => Input::NotDialled { addr, lack },
+                    (None, HandshakeError::Refused(_)) => Input::DialRefused { addr },
+                    (None, error) => Input::DialFailed { addr, forget: matches!(error, HandshakeError::Wire(_)) },
                 });
             }
             Event::Input(input) => self.input(input),

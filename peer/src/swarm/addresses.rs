@@ -13,7 +13,7 @@
 //! Limits: [`KNOWN_MAX`] addresses beside those that the user named, and [`CLAIMS_MAX`] that one host on the internet claims
 //! and at which nobody answered yet. At the limit who is of least use makes room.
 
-use super::{ConnId, Time};
+use super::{ConnId, Lack, Time};
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use shoal_protocol::address::{Reach, Trust, canonical_addr, customer, reach};
 use shoal_protocol::prng::Prng;
@@ -235,9 +235,14 @@ impl AddressBook {
         self.quiet_until = Time(0);
     }
 
-    /// A dial wasn't made: this machine lacks descriptors or a network. That says nothing of who is there.
-    pub fn not_dialled(&mut self, now: Time, addr: SocketAddr, rng: &mut Prng) {
+    /// A dial wasn't made, for want of something here. That says nothing of who is there; only a stranger's address to which
+    /// there is no way rests like any other that leads nowhere, as it may be of a family that this machine doesn't have.
+    pub fn not_dialled(&mut self, now: Time, addr: SocketAddr, lack: Lack, rng: &mut Prng) {
         let Some(known) = self.known.get_mut(&addr) else { return };
+        if lack == Lack::Route && known.source == Source::Heard && !known.has_worked() {
+            self.failed(now, addr, false, rng);
+            return;
+        }
         if std::mem::take(&mut known.dialing) {
             self.dialing -= 1;
         }
@@ -521,9 +526,28 @@ mod tests {
         for round in 0..20_u64 {
             let now = Time(round * 13_000_000);
             assert_eq!(book.dials(now, 9, false, &mut rng), [addr(2_000)], "{round}");
-            book.not_dialled(now, addr(2_000), &mut rng);
+            book.not_dialled(now, addr(2_000), Lack::Means, &mut rng);
             assert!(book.dials(now, 9, false, &mut rng).is_empty());
         }
+    }
+
+    #[test]
+    fn without_a_network_nothing_that_ever_worked_is_given_up() {
+        let (mut book, mut rng) = (AddressBook::default(), Prng::new(1));
+        book.trust(Time(0), addr(2_000), Source::Kept);
+        book.connected(Time(0), Some(addr(2_001)), 1, true);
+        book.closed(Time(0), 1, Duration::ZERO);
+        book.hear(Time(0), addr(2_002), false, NEAR);
+        let mut dials = BTreeMap::<_, u32>::new();
+        for round in 0..50_u64 {
+            let now = Time(round * 13_000_000);
+            for addr in book.dials(now, 9, false, &mut rng) {
+                *dials.entry(addr).or_default() += 1;
+                book.not_dialled(now, addr, Lack::Route, &mut rng);
+            }
+        }
+        assert_eq!(book.worth_keeping(9), [addr(2_001), addr(2_000)]);
+        assert!(dials[&addr(2_000)] == 50 && dials[&addr(2_001)] == 50 && dials[&addr(2_002)] < 30, "{dials:?}");
     }
 
     #[test]

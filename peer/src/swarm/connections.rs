@@ -157,7 +157,7 @@ impl Swarm {
             let Some(session) = self.sessions.get_mut(&conn) else { continue };
             session.note_moved(now);
             let elsewhere = customer(session.remote.ip()) != customer(remote);
-            let is_shielded = elsewhere && now.since(session.moved.1) < STRANGER_AFTER;
+            let is_shielded = elsewhere && !is_silent(session, now);
             match (session.incoming, we_dialled.is_some()) {
                 // They dialled both, and know better.
                 (true, false) => {}
@@ -332,7 +332,8 @@ impl Swarm {
         let mut addrs = self.book.closed(now, conn, wait);
         addrs.extend(session.dialable.filter(|addr| !addrs.contains(addr)));
         if let Some(other) = again {
-            addrs.iter().for_each(|addr| self.book.same_as(*addr, other, !session.incoming));
+            let answered = |addr| !session.incoming && session.dialable == Some(addr);
+            addrs.iter().for_each(|addr| self.book.same_as(*addr, other, answered(*addr)));
         } else if let Some(addr) = session.dialable.filter(|_| is_unwelcome) {
             self.book.refused(now, addr, false, &mut self.rng);
         }

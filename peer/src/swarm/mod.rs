@@ -137,10 +137,12 @@ pub enum Input {
         /// Trying again makes no sense: it is ourselves, or speaks another protocol.
         forget: bool,
     },
-    /// Nobody was dialled: this machine has no descriptor left, or no network.
+    /// Nobody was dialled.
     NotDialled {
         /// Who should have been.
         addr: SocketAddr,
+        /// What was lacking here.
+        lack: Lack,
     },
     /// Dialling led to a peer that has no room for us now.
     DialRefused {
@@ -241,6 +243,15 @@ pub enum Input {
     },
     /// The time named by `next_timeout` has come.
     Timeout,
+}
+
+/// What this machine lacked to dial somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// Descriptors or memory.
+    Means,
+    /// A way to that address: its network is down, or has none of that family.
+    Route,
 }
 
 /// What the bytes of a piece are.

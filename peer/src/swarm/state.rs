@@ -173,7 +173,7 @@ impl Swarm {
         match input {
             Input::Connected(connected) => self.connected(now, connected),
             Input::DialFailed { addr, forget } => self.book.failed(now, addr, forget, &mut self.rng),
-            Input::NotDialled { addr } => self.book.not_dialled(now, addr, &mut self.rng),
+            Input::NotDialled { addr, lack } => self.book.not_dialled(now, addr, lack, &mut self.rng),
             Input::DialRefused { addr } => self.book.refused(now, addr, false, &mut self.rng),
             Input::Closed { conn } => self.closed(now, conn),
             Input::Message { conn, message } => {

@@ -108,8 +108,8 @@ pub struct Turns {
     /// Ascending by connection.
     rows: Vec<Row>,
     takings: Takings,
-    /// When one that hides what it took last had a turn for having waited long.
-    hidden_at: Time,
+    /// When one that hides what it took last had a turn for having waited long: of those that are near, and of far ones.
+    hidden_at: [Time; 2],
     piece_bytes: u32,
 }
 
@@ -117,7 +117,7 @@ impl Turns {
     /// Nobody is here; pieces have so many bytes.
     #[must_use]
     pub fn new(piece_bytes: u32) -> Self {
-        Self { rows: Vec::new(), takings: Takings::default(), hidden_at: Time(0), piece_bytes }
+        Self { rows: Vec::new(), takings: Takings::default(), hidden_at: [Time(0); 2], piece_bytes }
     }
 
     /// Something about a connection changed, or it is new.
@@ -251,14 +251,14 @@ impl Turns {
     #[must_use]
     pub fn starved_asker(&mut self, now: Time, far: bool) -> Option<ConnId> {
         let waits = |r: &&Row| r.far == far && r.waits();
-        let hidden_too = now.since(self.hidden_at) > STARVED_HIDDEN;
+        let hidden_too = now.since(self.hidden_at[usize::from(far)]) > STARVED_HIDDEN;
         let is_starved = |r: &&Row| match self.hides(r) {
             true => hidden_too && now.since(r.moved) > STARVED_HIDDEN,
             false => now.since(r.moved) > STARVED,
         };
         let row = self.rows.iter().filter(|r| waits(r) && is_starved(r)).min_by_key(|r| r.moved)?;
         if self.hides(row) {
-            self.hidden_at = now;
+            self.hidden_at[usize::from(far)] = now;
         }
         Some(row.conn)
     }
