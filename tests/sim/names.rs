@@ -48,6 +48,21 @@ fn who_says_something_is_not_silent_though_it_gets_nothing() {
 }
 
 #[test]
+fn who_only_speaks_under_the_name_of_another_keeps_it_out_nowhere() {
+    let [near, real] = [66, 1].map(|host| SocketAddr::from(([10, 0, 0, host], 7171)));
+    for (name, dialled) in NAMES.iter().flat_map(|name| [false, true].map(|dialled| (*name, dialled))) {
+        let mut siege = Siege::new(false);
+        let fake = siege.connect_as(name, near, true, false);
+        for _ in 0..12 {
+            siege.says(fake, Message::KeepAlive);
+            siege.wait(1);
+        }
+        let conn = siege.connect_as(name, real, dialled, false);
+        assert!(siege.stands(conn), "{name:?}, dialled: {dialled}");
+    }
+}
+
+#[test]
 fn who_is_sent_something_is_not_silent_whatever_a_namesake_says() {
     let near = [1, 66].map(|host| SocketAddr::from(([10, 0, 0, host], 40_000)));
     for name in NAMES {

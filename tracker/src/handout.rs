@@ -116,17 +116,23 @@ impl Picker<'_> {
         }
     }
 
-    /// Whether it is at the address and port of one that is taken, and this asker gets nothing by which to tell them apart.
+    /// Whether this asker gets no address of it that isn't one of others that are taken, behind the same NAT.
     fn repeats(&self, at: usize) -> bool {
         let peers = self.swarm.peers();
         let peer = &peers[at];
-        let is_one_of_many =
-            || peer.is_behind() && self.taken.iter().any(|at| peers[*at as usize].shares_address_with(peer));
-        let mut addrs = Vec::new();
-        is_one_of_many() && {
-            addresses(&self.copy(at), self.asker, &mut addrs);
-            addrs.len() < 2
+        if !peer.is_behind() {
+            return false;
         }
+        let (mut given, mut addrs) = (Vec::new(), Vec::new());
+        for other in self.taken.iter().filter(|at| peers[**at as usize].shares_address_with(peer)) {
+            addresses(&self.copy(*other as usize), self.asker, &mut addrs);
+            given.append(&mut addrs);
+        }
+        if given.is_empty() {
+            return false;
+        }
+        addresses(&self.copy(at), self.asker, &mut addrs);
+        addrs.iter().all(|addr| given.contains(addr))
     }
 
     fn copy(&self, at: usize) -> Chosen {
@@ -246,16 +252,16 @@ impl fmt::Display for Address {
 }
 
 /// Goes through the peers of an answer, each with the addresses that this asker may have. Who has none is left out, and so is
-/// who would only repeat what another has: hosts behind one NAT are told apart near them alone.
+/// who would only repeat what others have: hosts behind one NAT may be told apart only near them.
 pub fn each<'p>(peers: &'p [Chosen], asker: &Asker<'_>, mut use_it: impl FnMut(&'p Chosen, &[Address])) {
-    let (mut addrs, mut alike) = (Vec::new(), Vec::new());
+    let (mut addrs, mut given) = (Vec::new(), Vec::new());
     for peer in peers {
         addresses(peer, asker, &mut addrs);
-        if peer.behind && addrs.len() == 1 {
-            if alike.contains(&addrs[0]) {
+        if peer.behind {
+            if addrs.iter().all(|addr| given.contains(addr)) {
                 continue;
             }
-            alike.push(addrs[0]);
+            given.extend(&addrs);
         }
         if !addrs.is_empty() {
             use_it(peer, &addrs);

@@ -516,8 +516,10 @@ mod tests {
         let trusted: &[Cidr] = &[];
         let tell = |peer: u16, want, from: &str, own: &str| {
             let from: IpAddr = from.parse().unwrap();
-            let announce =
-                Announce { candidates: vec![own.parse().unwrap()], want, ..announce(1, peer, Event::Started, 9) };
+            // One port of the office leads to somebody, and all say so.
+            let shared = (from.to_string() == "9.9.9.9").then(|| "9.9.9.9:7200".parse().unwrap());
+            let candidates = std::iter::once(own.parse().unwrap()).chain(shared).collect();
+            let announce = Announce { candidates, want, ..announce(1, peer, Event::Started, 9) };
             let key = Key::new(from, 7171, announce.peer, &announce.candidates);
             let asker = Asker { ip: from, reached_at: ip(0), key, id: announce.peer, seed: false, zone: "", trusted };
             let answer = registry.announce(0, &announce, from, ip(0), &|_| true, &mut Prng::new(u64::from(peer)));

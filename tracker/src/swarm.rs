@@ -52,10 +52,10 @@ impl Key {
     }
 }
 
-/// Which of the hosts behind one address says this of itself: a number that follows from its first private address. Two of a
+/// Which of the hosts behind one address says this of itself; loopback is one host. A number that follows from its first private address. Two of a
 /// thousand may have the same, and are then one as if they said nothing.
 fn host_behind(seen: SocketAddr, candidates: &[SocketAddr]) -> u16 {
-    if candidates.iter().any(|at| canonical_addr(*at) == seen) {
+    if reach(seen.ip()) == Reach::Loopback || candidates.iter().any(|at| canonical_addr(*at) == seen) {
         return 0;
     }
     let Some(ip) = candidates.iter().map(|at| canonical(at.ip())).find(|ip| reach(*ip) == Reach::Private) else {

@@ -142,9 +142,10 @@ fn a_signal_gets_a_line_of_status_and_a_closing_terminal_may_not_matter() {
     let status = stderr.by_ref().lines().map_while(Result::ok).find(|line| line.contains("swarms 0"));
     assert!(status.is_some(), "it ended, or said nothing");
     send("-TERM");
-    over.send(()).unwrap();
+    let code = child.wait().unwrap().code();
+    let _ = over.send(());
     guard.join().unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(code, Some(0));
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// What this machine lacked, where it says nothing of the other side.
+    /// What was lacking for a dial, where it says little of the other side.
     #[must_use]
     pub fn lack(&self) -> Option<Lack> {
         let Self::Io(error) = self else { return None };

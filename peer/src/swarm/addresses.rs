@@ -92,6 +92,10 @@ impl Known {
     }
 }
 
+fn back_off(failures: u32) -> Duration {
+    (BACK_OFF_MIN * 2_u32.saturating_pow(failures.saturating_sub(1))).min(BACK_OFF_MAX)
+}
+
 /// The addresses of one swarm.
 #[derive(Debug)]
 pub struct AddressBook {
@@ -235,8 +239,9 @@ impl AddressBook {
         self.quiet_until = Time(0);
     }
 
-    /// A dial wasn't made, for want of something here. That says nothing of who is there; only a stranger's address to which
-    /// there is no way rests like any other that leads nowhere, as it may be of a family that this machine doesn't have.
+    /// A dial wasn't made, or found no way. For want of means that says nothing of who is there. Where there is no way a
+    /// stranger's address rests like any other that leads nowhere, as it may be of a family that this machine doesn't have;
+    /// what ever worked backs off and is not given up, as there may be no network at all.
     pub fn not_dialled(&mut self, now: Time, addr: SocketAddr, lack: Lack, rng: &mut Prng) {
         let Some(known) = self.known.get_mut(&addr) else { return };
         if lack == Lack::Route && known.source == Source::Heard && !known.has_worked() {
@@ -246,7 +251,17 @@ impl AddressBook {
         if std::mem::take(&mut known.dialing) {
             self.dialing -= 1;
         }
-        known.next = now + AGAIN.mul_f64(rng.jitter(0.2));
+        let wait = match lack {
+            Lack::Means => AGAIN,
+            // It may be the other side's network as well: it is tried less and less, and not given up.
+            Lack::Route => {
+                known.failures = (known.failures + 1).min(FAILURES_MAX - 1);
+                back_off(known.failures)
+            }
+        };
+        known.next = now + wait.mul_f64(rng.jitter(0.2));
+        // Who is alone counts from here.
+        known.failed = known.failed.map(|_| now);
         self.quiet_until = Time(0);
     }
 
@@ -266,8 +281,7 @@ impl AddressBook {
             return;
         }
         self.quiet_until = Time(0);
-        let wait = (BACK_OFF_MIN * 2_u32.saturating_pow(known.failures - 1)).min(BACK_OFF_MAX);
-        known.next = now + wait.mul_f64(rng.jitter(0.2));
+        known.next = now + back_off(known.failures).mul_f64(rng.jitter(0.2));
     }
 
     /// A connection ended; its addresses, which are given back, may be dialled again after a while.
@@ -547,7 +561,21 @@ mod tests {
             }
         }
         assert_eq!(book.worth_keeping(9), [addr(2_001), addr(2_000)]);
-        assert!(dials[&addr(2_000)] == 50 && dials[&addr(2_001)] == 50 && dials[&addr(2_002)] < 30, "{dials:?}");
+        assert!(dials.values().all(|dials| (9..40).contains(dials)), "{dials:?}");
+        // Also of one that had failed before the network went: no more than each ten seconds.
+        let mut book = AddressBook::default();
+        book.trust(Time(0), addr(2_000), Source::Named);
+        assert_eq!(book.dials(Time(0), 9, false, &mut rng).len(), 1);
+        book.failed(Time(0), addr(2_000), false, &mut rng);
+        let mut count = 0;
+        for half in 0..600_u64 {
+            let now = Time(20_000_000 + half * 500_000);
+            for addr in book.dials(now, 9, false, &mut rng) {
+                count += 1;
+                book.not_dialled(now, addr, Lack::Route, &mut rng);
+            }
+        }
+        assert!((9..32).contains(&count), "{count} in five minutes");
     }
 
     #[test]

@@ -157,18 +157,22 @@ impl Swarm {
             let Some(session) = self.sessions.get_mut(&conn) else { continue };
             session.note_moved(now);
             let elsewhere = customer(session.remote.ip()) != customer(remote);
-            let is_shielded = elsewhere && !is_silent(session, now);
-            match (session.incoming, we_dialled.is_some()) {
+            let is_silent = is_silent(session, now);
+            // From elsewhere nobody takes the place of one that speaks, and nobody is kept out by one that only speaks.
+            let is_shielded = elsewhere && !is_silent;
+            let keeps_out = !is_silent && (!elsewhere || now.since(session.moved.1) < STRANGER_AFTER);
+            let newer_wins = match (session.incoming, we_dialled.is_some()) {
                 // They dialled both, and know better.
-                (true, false) => {}
-                (false, true) if is_shielded => twins.stays = Some(conn),
-                (false, true) => twins.goes.push(conn),
-                (_, newer_is_ours) if newer_is_ours == (self.config.peer < hello.peer) => {
-                    twins.goes.extend(Some(conn).filter(|_| !is_shielded));
-                }
-                // It may have lost that one without our knowing; then it must not be kept out for it.
-                _ if is_silent(session, now) => {}
-                _ => twins.stays = Some(conn),
+                (true, false) => continue,
+                (false, true) => !elsewhere || !keeps_out,
+                (_, newer_is_ours) => newer_is_ours == (self.config.peer < hello.peer),
+            };
+            match newer_wins {
+                true if is_shielded => {}
+                true => twins.goes.push(conn),
+                // Who may have lost that one without our knowing is not kept out by it either.
+                false if keeps_out => twins.stays = Some(conn),
+                false => {}
             }
         }
         twins

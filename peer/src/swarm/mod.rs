@@ -250,7 +250,7 @@ pub enum Input {
 pub enum Lack {
     /// Descriptors or memory.
     Means,
-    /// A way to that address: its network is down, or has none of that family.
+    /// A way to that address, as far as is known here: the network is down, or has none of that family, or a router said so.
     Route,
 }
 

@@ -346,6 +346,17 @@ mod tests {
     }
 
     #[test]
+    fn near_ones_that_hide_take_nothing_from_far_ones() {
+        let mut taken = Taken::default();
+        for (at_s, bytes) in [(0, 1 << 30), (6, 1), (12, 1)] {
+            taken.add(Time(at_s * 1_000_000), bytes);
+        }
+        let rows = [false, true].map(|far| Row { taken, far, ..asker(far.into()) }).into();
+        let (mut turns, now) = (Turns { rows, ..Turns::new(1 << 20) }, Time(40_000_000));
+        assert_eq!([false, true].map(|far| turns.starved_asker(now, far)), [Some(0), Some(1)]);
+    }
+
+    #[test]
     fn a_crowd_that_asks_and_does_not_read_keeps_nobody_waiting_for_long() {
         const CROWD: ConnId = 200;
         for rate in [0.0, 1e5, 1e8] {
