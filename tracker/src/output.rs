@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 use shoal_protocol::units::rfc3339;
 use std::io::Write as _;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where and how results are written.
 #[derive(Debug, Clone, Copy)]
@@ -28,9 +28,10 @@ impl Output {
     pub(crate) fn record(self, kind: &str, fields: &Value) {
         if self.json {
             let mut all = Map::new();
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             all.insert("v".into(), json!(1));
             all.insert("type".into(), json!(kind));
-            all.insert("t".into(), json!(rfc3339(SystemTime::now())));
+            all.insert("t".into(), json!(rfc3339(now)));
             all.extend(fields.as_object().cloned().unwrap_or_default());
             let _ = writeln!(std::io::stdout(), "{}", Value::Object(all));
         }

@@ -202,7 +202,7 @@ pub(super) async fn serve(args: BackgroundArgs, context: Context) -> Result<Outc
         id: manifest.id().to_string(),
         path: &args.path,
         port,
-        since: shoal_protocol::units::rfc3339(std::time::SystemTime::now()),
+        since: shoal_protocol::units::rfc3339(super::output::since_epoch()),
         seed_for: spelled(args.seed_for),
     };
     let text = serde_json::to_string(&entry).unwrap_or_default();

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 /// Where a command's words go. Clones are the same output.
@@ -346,9 +346,14 @@ fn body(fields: &impl Serialize) -> String {
     text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or_default().to_owned()
 }
 
+/// Now, as the wall clock says.
+pub fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 fn record(kind: &str, body: &str) -> String {
     let comma = if body.is_empty() { "" } else { "," };
-    format!("{{\"v\":1,\"type\":\"{kind}\",\"t\":\"{}\"{comma}{body}}}\n", rfc3339(SystemTime::now()))
+    format!("{{\"v\":1,\"type\":\"{kind}\",\"t\":\"{}\"{comma}{body}}}\n", rfc3339(since_epoch()))
 }
 
 fn colour(when: ColorWhen, terminal: bool) -> bool {
