@@ -77,7 +77,7 @@ pub fn pick(
     now_s: u32,
     rng: &mut Prng,
 ) -> Vec<Chosen> {
-    let mut picker = Picker { swarm, asker, now_s, taken: Vec::with_capacity(want) };
+    let mut picker = Picker { swarm, asker, now_s, taken: Vec::with_capacity(want), given: Vec::new() };
     let seeds = if asker.seed { 0..0 } else { 0..swarm.seeds() };
     let leechers = swarm.seeds()..swarm.len();
     if want == 0 {
@@ -107,6 +107,8 @@ struct Picker<'a> {
     now_s: u32,
     /// At most a hundred: searching it is faster than hashing.
     taken: Vec<u32>,
+    /// The addresses of those of them that are behind a NAT.
+    given: Vec<Address>,
 }
 
 impl Picker<'_> {
@@ -116,23 +118,16 @@ impl Picker<'_> {
         }
     }
 
-    /// Whether this asker gets no address of it that isn't one of others that are taken, behind the same NAT.
-    fn repeats(&self, at: usize) -> bool {
-        let peers = self.swarm.peers();
-        let peer = &peers[at];
-        if !peer.is_behind() {
+    /// Whether this asker gets no address of it that isn't one of others that were taken, behind a NAT as it is.
+    fn repeats(&mut self, at: usize) -> bool {
+        if !self.swarm.peers()[at].is_behind() {
             return false;
         }
-        let (mut given, mut addrs) = (Vec::new(), Vec::new());
-        for other in self.taken.iter().filter(|at| peers[**at as usize].shares_address_with(peer)) {
-            addresses(&self.copy(*other as usize), self.asker, &mut addrs);
-            given.append(&mut addrs);
-        }
-        if given.is_empty() {
-            return false;
-        }
+        let mut addrs = Vec::new();
         addresses(&self.copy(at), self.asker, &mut addrs);
-        addrs.iter().all(|addr| given.contains(addr))
+        let repeats = addrs.iter().all(|addr| self.given.contains(addr));
+        self.given.append(&mut addrs);
+        repeats
     }
 
     fn copy(&self, at: usize) -> Chosen {

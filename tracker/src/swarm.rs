@@ -220,12 +220,6 @@ impl Peer {
         self.host != 0
     }
 
-    /// Whether both were seen at one address and port.
-    #[must_use]
-    pub fn shares_address_with(&self, other: &Self) -> bool {
-        self.port == other.port && self.ip == other.ip
-    }
-
     /// The key it is found by.
     #[must_use]
     pub fn key(&self) -> Key {

@@ -63,6 +63,8 @@ struct Known {
     /// Others say so.
     said_seed: bool,
     failures: u32,
+    /// How often in a row there was no way to it.
+    no_way: u32,
     next: Time,
     dialing: bool,
     conn: Option<ConnId>,
@@ -159,6 +161,7 @@ impl AddressBook {
             seed: false,
             said_seed,
             failures: 0,
+            no_way: 0,
             next: now,
             dialing: false,
             conn: None,
@@ -208,7 +211,7 @@ impl AddressBook {
             if std::mem::take(&mut known.dialing) {
                 self.dialing -= 1;
             }
-            known.failures = 0;
+            (known.failures, known.no_way) = (0, 0);
             known.answered |= dialled;
             known.conn = Some(conn);
             known.last_connected = Some(now);
@@ -253,15 +256,15 @@ impl AddressBook {
         }
         let wait = match lack {
             Lack::Means => AGAIN,
-            // It may be the other side's network as well: it is tried less and less, and not given up.
+            // It may be the other side's network as well: it is tried less and less. That it was there doesn't count less for it.
             Lack::Route => {
-                known.failures = (known.failures + 1).min(FAILURES_MAX - 1);
-                back_off(known.failures)
+                known.no_way = (known.no_way + 1).min(FAILURES_MAX);
+                back_off(known.no_way)
             }
         };
         known.next = now + wait.mul_f64(rng.jitter(0.2));
         // Who is alone counts from here.
-        known.failed = known.failed.map(|_| now);
+        known.failed = known.failed.map(|_| now).or(Some(now).filter(|_| lack == Lack::Route));
         self.quiet_until = Time(0);
     }
 
@@ -272,6 +275,7 @@ impl AddressBook {
             self.dialing -= 1;
         }
         known.failures += 1;
+        known.no_way = 0;
         if forget {
             known.failures = FAILURES_MAX;
         }
@@ -306,7 +310,7 @@ impl AddressBook {
             if std::mem::take(&mut known.dialing) {
                 self.dialing -= 1;
             }
-            known.failures = 0;
+            (known.failures, known.no_way) = (0, 0);
             known.answered |= answered;
             known.conn = Some(conn);
             let known_as = self.by_conn.entry(conn).or_default();
@@ -327,7 +331,7 @@ impl AddressBook {
         if room == 0 || (now < self.quiet_until && self.quiet_for_seed == we_are_seed) {
             return Vec::new();
         }
-        let rest = |k: &Known| if k.failures > 1 { REST_ALONE } else { AGAIN };
+        let rest = |k: &Known| if k.failures.max(k.no_way) > 1 { REST_ALONE } else { AGAIN };
         let rested = |k: &Known| alone && k.failed.is_some_and(|at| now.since(at) >= rest(k));
         let due = |k: &Known| k.is_idle() && (k.next <= now || rested(k)) && !k.is_useless(we_are_seed, alone);
         let [mut named, mut kept, mut heard] = [Source::Named, Source::Kept, Source::Heard].map(|source| {
@@ -560,22 +564,29 @@ mod tests {
                 book.not_dialled(now, addr, Lack::Route, &mut rng);
             }
         }
+        // When it is back, one failure more is one failure.
+        book.failed(Time(700_000_000), addr(2_000), false, &mut rng);
+        book.refused(Time(700_000_000), addr(2_001), false, &mut rng);
         assert_eq!(book.worth_keeping(9), [addr(2_001), addr(2_000)]);
         assert!(dials.values().all(|dials| (9..40).contains(dials)), "{dials:?}");
-        // Also of one that had failed before the network went: no more than each ten seconds.
-        let mut book = AddressBook::default();
-        book.trust(Time(0), addr(2_000), Source::Named);
-        assert_eq!(book.dials(Time(0), 9, false, &mut rng).len(), 1);
-        book.failed(Time(0), addr(2_000), false, &mut rng);
-        let mut count = 0;
-        for half in 0..600_u64 {
-            let now = Time(20_000_000 + half * 500_000);
-            for addr in book.dials(now, 9, false, &mut rng) {
-                count += 1;
-                book.not_dialled(now, addr, Lack::Route, &mut rng);
+        // Who is alone tries it each half minute, whether it had failed before the network went or not.
+        for has_failed in [false, true] {
+            let mut book = AddressBook::default();
+            book.trust(Time(0), addr(2_000), Source::Named);
+            if has_failed {
+                assert_eq!(book.dials(Time(0), 9, false, &mut rng).len(), 1);
+                book.failed(Time(0), addr(2_000), false, &mut rng);
             }
+            let mut count = 0;
+            for half in 0..600_u64 {
+                let now = Time(20_000_000 + half * 500_000);
+                for addr in book.dials(now, 9, false, &mut rng) {
+                    count += 1;
+                    book.not_dialled(now, addr, Lack::Route, &mut rng);
+                }
+            }
+            assert!((10..20).contains(&count), "{count} in five minutes");
         }
-        assert!((9..32).contains(&count), "{count} in five minutes");
     }
 
     #[test]
