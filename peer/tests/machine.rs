@@ -176,6 +176,29 @@ fn who_is_told_twice_to_leave_says_that_it_did() {
 }
 
 #[test]
+fn who_is_told_twice_to_leave_does_so_though_nobody_reads_what_it_says() {
+    let world = World::new();
+    std::fs::create_dir(world.path("tree")).unwrap();
+    (0..4_000).for_each(|n| std::fs::write(world.path(&format!("tree/{n:05}")), b"").unwrap());
+    world.run(&["create", "tree", "-o", "m"]).ok();
+    let mut command = world.peer(&["show", "m", "--files", "--json"]);
+    let mut show = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    // A record more doesn't fit, and nobody makes room.
+    let pipe = show.stdout.take().unwrap();
+    eventually("a full pipe", || rustix::io::ioctl_fionread(&pipe).unwrap() > 60 << 10);
+    for signal in [Signal::INT, Signal::TERM] {
+        common::signal_pid(show.id().into(), signal);
+    }
+    let mut code = None;
+    eventually("an end", || {
+        code = show.try_wait().unwrap().map(|status| status.code());
+        code.is_some()
+    });
+    assert!([Some(Some(130)), Some(Some(143))].contains(&code), "{code:?}");
+    drop(pipe);
+}
+
+#[test]
 fn what_was_begun_inside_a_directory_is_gone_on_with_when_the_host_of_its_link_is_gone() {
     let world = World::new();
     world.tree("tree", 6 * MIB);

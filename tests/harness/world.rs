@@ -85,6 +85,14 @@ struct Plan {
     only_takes: bool,
 }
 
+impl Plan {
+    /// Of a host that wants the content and is there from the start; rates in bytes per second.
+    fn of(up: f64, down: f64) -> Self {
+        let (origin, complete, only_takes) = (false, false, false);
+        Self { origin, complete, up, down, joins: Some(Time(0)), leaves_after: None, only_takes }
+    }
+}
+
 /// A swarm on a model network. Built with its methods, then [`World::run`].
 #[derive(Debug)]
 pub struct World {
@@ -261,30 +269,14 @@ impl World {
     /// A host that brings the content; rates in bytes per second.
     #[must_use]
     pub fn origin(self, up: f64, down: f64) -> Self {
-        self.host(Plan {
-            origin: true,
-            complete: true,
-            up,
-            down,
-            joins: Some(Time(0)),
-            leaves_after: None,
-            only_takes: false,
-        })
+        self.host(Plan { origin: true, complete: true, ..Plan::of(up, down) })
     }
 
     /// A host that has everything but does not spread.
     #[must_use]
     pub fn seeds(mut self, n: usize, up: f64, down: f64) -> Self {
         for _ in 0..n {
-            self = self.host(Plan {
-                origin: false,
-                complete: true,
-                up,
-                down,
-                joins: Some(Time(0)),
-                leaves_after: None,
-                only_takes: false,
-            });
+            self = self.host(Plan { complete: true, ..Plan::of(up, down) });
         }
         self
     }
@@ -293,15 +285,7 @@ impl World {
     #[must_use]
     pub fn fetchers(mut self, n: usize, up: f64, down: f64) -> Self {
         for _ in 0..n {
-            self = self.host(Plan {
-                origin: false,
-                complete: false,
-                up,
-                down,
-                joins: Some(Time(0)),
-                leaves_after: None,
-                only_takes: false,
-            });
+            self = self.host(Plan::of(up, down));
         }
         self
     }
@@ -311,15 +295,7 @@ impl World {
     pub fn late(mut self, n: usize, up: f64, down: f64, at_s: f64) -> Self {
         for _ in 0..n {
             let joins = Some(Time((at_s * 1e6) as u64));
-            self = self.host(Plan {
-                origin: false,
-                complete: false,
-                up,
-                down,
-                joins,
-                leaves_after: None,
-                only_takes: false,
-            });
+            self = self.host(Plan { joins, ..Plan::of(up, down) });
         }
         self
     }
@@ -328,15 +304,7 @@ impl World {
     #[must_use]
     pub fn joiners(mut self, n: usize, up: f64, down: f64) -> Self {
         for _ in 0..n {
-            self = self.host(Plan {
-                origin: false,
-                complete: false,
-                up,
-                down,
-                joins: None,
-                leaves_after: None,
-                only_takes: false,
-            });
+            self = self.host(Plan { joins: None, ..Plan::of(up, down) });
         }
         self
     }

@@ -95,6 +95,11 @@ mod tests {
             finished.told(tracker, completed);
             assert_eq!(finished.count(), expected);
         }
+        // A hostile one may say anything.
+        for completed in [0, u32::MAX, 0, u32::MAX] {
+            finished.told(2, completed);
+        }
+        assert_eq!(finished.count(), u32::MAX);
         assert!(!finished.any_met());
     }
 }
